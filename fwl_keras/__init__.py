@@ -1,0 +1,1 @@
+"""Fast Weight Layers for Keras."""
