@@ -1,0 +1,101 @@
+"""Strictly causal, unnormalised linear attention: the sum of a layer's past gradient updates.
+
+    output_t = query_t @ state_t,    state_t = initial_state + sum_{s<t} outer(key_s, value_s)
+
+A dense layer whose kernel takes one gradient step per token, read by a later token, is this
+operator with the layer's input as query and key and the gradient of its output as value (Clark et
+al. 2022, section 3). The recurrent form is the definition, the chunked form is the parallel one
+("mixed chunk attention", Hua et al. 2022, arXiv 2202.10447), the step serves one token at a time.
+All three compute in the dtype of their arguments; fast weights pass float32.
+"""
+
+from keras import ops
+
+from fwl_keras.ops._shapes import (
+    ceil_div,
+    exclusive_prefix,
+    join_chunks,
+    minimum,
+    split_chunks,
+)
+
+
+def linear_attention(query, key, value, initial_state=None, chunk_length=128):
+    """Strictly causal linear attention in the form that fits the length: step or chunks.
+
+    Args:
+        query: tensor [B, T, K].
+        key: tensor [B, T, K].
+        value: tensor [B, T, V].
+        initial_state: tensor [B, K, V], the sum carried in, or None for zeros.
+        chunk_length: tokens a chunk, used where T is not 1.
+
+    Returns:
+        Outputs [B, T, V] and the final state [B, K, V], which includes the last token.
+    """
+    if query.shape[1] == 1:
+        first = [x[:, 0] for x in (query, key, value)]
+        output, state = linear_attention_step(*first, initial_state)
+        return output[:, None], state
+    return linear_attention_chunked(query, key, value, initial_state, chunk_length)
+
+
+def linear_attention_step(query, key, value, state=None):
+    """Read the state with one token's query, then add the token's own update.
+
+    Args:
+        query: tensor [B, K].
+        key: tensor [B, K].
+        value: tensor [B, V].
+        state: tensor [B, K, V] or None for zeros.
+
+    Returns:
+        Output [B, V], which does not see this token's update, and the new state [B, K, V].
+    """
+    update = ops.einsum("bk,bv->bkv", key, value)
+    if state is None:
+        return ops.zeros_like(value), update
+    return ops.einsum("bk,bkv->bv", query, state), state + update
+
+
+def linear_attention_recurrent(query, key, value, initial_state=None):
+    """Token-by-token definition; T must be known. Same arguments and results as the others."""
+    state = initial_state
+    outputs = []
+    for t in range(query.shape[1]):
+        output, state = linear_attention_step(query[:, t], key[:, t], value[:, t], state)
+        outputs.append(output)
+    return ops.stack(outputs, axis=1), state
+
+
+def linear_attention_chunked(query, key, value, initial_state=None, chunk_length=128):
+    """Parallel form: quadratic inside a chunk, one running sum of outer products across chunks.
+
+    Args:
+        query: tensor [B, T, K]; B and T may be unknown.
+        key: tensor [B, T, K].
+        value: tensor [B, T, V].
+        initial_state: tensor [B, K, V], the sum carried in, or None for zeros.
+        chunk_length: positive int or integer tensor; need not divide T.
+
+    Returns:
+        Outputs [B, T, V] and the final state [B, K, V], which includes the last token.
+    """
+    total = ops.shape(query)[1]
+    length = minimum(chunk_length, total)
+    count = ceil_div(total, length)
+    query, key, value = (split_chunks(x, count, length) for x in (query, key, value))
+
+    steps = ops.arange(length)
+    earlier = steps[:, None] > steps[None, :]
+    scores = ops.einsum("bnik,bnjk->bnij", query, key)
+    # `where`, not a product with the mask: a query that is not finite stays in its own row.
+    scores = ops.where(earlier, scores, ops.zeros_like(scores))
+    output = ops.einsum("bnij,bnjv->bniv", scores, value)
+
+    updates = ops.einsum("bnjk,bnjv->bnkv", key, value)
+    if initial_state is None and isinstance(count, int) and count == 1:
+        return join_chunks(output, total), updates[:, 0]
+    states, final_state = exclusive_prefix(updates, initial_state)
+    output = output + ops.einsum("bnik,bnkv->bniv", query, states)
+    return join_chunks(output, total), final_state

@@ -1,0 +1,71 @@
+"""The exclusive running sum: linear attention's little sister, for biases and layer norms.
+
+output_t = initial_state + sum_{s<t} value_s
+"""
+
+from keras import ops
+
+from fwl_keras.ops._shapes import (
+    ceil_div,
+    exclusive_prefix,
+    join_chunks,
+    minimum,
+    split_chunks,
+)
+
+
+def running_sum(value, initial_state=None, chunk_length=128):
+    """Exclusive running sum in the form that fits the length: step or chunks.
+
+    Args:
+        value: tensor [B, T, V].
+        initial_state: tensor [B, V], the sum carried in, or None for zeros.
+        chunk_length: tokens a chunk, used where T is not 1.
+
+    Returns:
+        Outputs [B, T, V] and the final sum [B, V], which includes the last token.
+    """
+    if value.shape[1] == 1:
+        output, state = running_sum_step(value[:, 0], initial_state)
+        return output[:, None], state
+    return running_sum_chunked(value, initial_state, chunk_length)
+
+
+def running_sum_step(value, state=None):
+    """The sum [B, V] before this token's value [B, V], and the sum with it."""
+    if state is None:
+        return ops.zeros_like(value), value
+    return state, state + value
+
+
+def running_sum_recurrent(value, initial_state=None):
+    """Token-by-token definition; T must be known. Same arguments and results as the others."""
+    state = initial_state
+    outputs = []
+    for t in range(value.shape[1]):
+        output, state = running_sum_step(value[:, t], state)
+        outputs.append(output)
+    return ops.stack(outputs, axis=1), state
+
+
+def running_sum_chunked(value, initial_state=None, chunk_length=128):
+    """Parallel form: a running sum inside each chunk and one across the chunks' totals.
+
+    Two levels keep rounding errors those of a chunk's length, not of the text's.
+
+    Args:
+        value: tensor [B, T, V]; B and T may be unknown.
+        initial_state: tensor [B, V], the sum carried in, or None for zeros.
+        chunk_length: positive int or integer tensor; need not divide T.
+
+    Returns:
+        Outputs [B, T, V] and the final sum [B, V], which includes the last token.
+    """
+    total = ops.shape(value)[1]
+    length = minimum(chunk_length, total)
+    count = ceil_div(total, length)
+    chunks = split_chunks(value, count, length)
+    sums = ops.cumsum(chunks, axis=2)
+    states, final_state = exclusive_prefix(sums[:, :, -1], initial_state)
+    inside = ops.concatenate([ops.zeros_like(sums[:, :, :1]), sums[:, :, :-1]], axis=2)
+    return join_chunks(inside + states[:, :, None], total), final_state
