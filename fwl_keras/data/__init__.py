@@ -1,0 +1,26 @@
+"""Text: corpora, a SentencePiece tokeniser, and packing into batches.
+
+Importing this package imports no deep-learning framework.
+"""
+
+from fwl_keras.data.corpus import Corpus
+from fwl_keras.data.document import Document
+from fwl_keras.data.load_corpus import CORPUS_NAMES, load_corpus
+from fwl_keras.data.packing import evaluation_windows, pack_documents, pack_stream, token_stream
+from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from fwl_keras.data.training_batches import TrainingBatches
+from fwl_keras.data.words import word_count
+
+__all__ = [
+    "CORPUS_NAMES",
+    "Corpus",
+    "Document",
+    "SentencePieceTokenizer",
+    "TrainingBatches",
+    "evaluation_windows",
+    "load_corpus",
+    "pack_documents",
+    "pack_stream",
+    "token_stream",
+    "word_count",
+]

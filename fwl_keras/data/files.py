@@ -1,0 +1,178 @@
+"""A user's own texts: `.txt`, `.jsonl`, `.gz` of both, or a directory of them."""
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+
+from fwl_keras.data.corpus import Corpus
+from fwl_keras.data.document import Document
+from fwl_keras.data.splits import split_documents
+from fwl_keras.data.wikitext import split_wikitext
+
+SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+
+_SPLITS = ("train", "valid", "test")
+_WIKITEXT_SUFFIX = ".tokens"
+
+
+def load_path(path: Path, text_field: str, valid_fraction: float, test_fraction: float) -> Corpus:
+    """Reads a file or a directory.
+
+    A directory with `train.txt`, `valid.txt` and `test.txt` (or `.jsonl`, or `.gz` of these), or
+    with `wiki.train.tokens` and so on, keeps these splits. Any other file or directory is split by
+    its documents' content: equal documents never come into different splits.
+
+    Args:
+        path: An existing file or directory.
+        text_field: The field of a `.jsonl` record that has the text.
+        valid_fraction: Part of the documents for validation, unless the directory has splits.
+        test_fraction: Part of the documents for the test, unless the directory has splits.
+
+    Returns:
+        The corpus. Documents are named by their file's path below the directory; those of a
+        `.jsonl` file by file and line number.
+
+    Raises:
+        ValueError: A file is unreadable, not UTF-8, not valid JSON, has no `text_field` or no
+            text, or there is no file at all that can be read.
+    """
+    if not path.is_dir():
+        files = [path]
+        if not path.name.endswith(SUFFIXES):
+            raise ValueError(
+                f"name_or_path={str(path)!r} is not a file that can be read as text; give one of "
+                f"{', '.join(SUFFIXES)}, or a directory of them"
+            )
+        root = path.parent
+    else:
+        splits = _published_splits(path)
+        if splits:
+            return Corpus(
+                path.resolve().name,
+                *(_read_split(splits[split], split, text_field) for split in _SPLITS),
+            )
+        root = path
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            # A dangling link is reported when it is opened, not skipped.
+            if file.name.endswith(SUFFIXES) and not file.is_dir()
+        )
+        if not files:
+            raise ValueError(
+                f"name_or_path={str(path)!r} is a directory without any {', '.join(SUFFIXES)} "
+                "file; give a directory that has some"
+            )
+    documents = [
+        document
+        for file in files
+        for document in _read_file(file, file.relative_to(root).as_posix(), text_field)
+    ]
+    if not documents:
+        raise ValueError(
+            f"name_or_path={str(path)!r} has no text in it: everything there is empty or blank; "
+            "give a file with text"
+        )
+    return split_documents(
+        path.resolve().name, documents, valid_fraction, test_fraction, key=lambda d: d.text
+    )
+
+
+def _published_splits(directory: Path) -> dict[str, Path]:
+    """Returns the file of each split, or nothing where the directory has no training split."""
+    namings = [f"wiki.{{}}{_WIKITEXT_SUFFIX}", *(f"{{}}{suffix}" for suffix in SUFFIXES)]
+    for naming in namings:
+        files = {split: directory / naming.format(split) for split in _SPLITS}
+        if files["train"].exists():
+            missing = [file.name for file in files.values() if not file.exists()]
+            if missing:
+                raise ValueError(
+                    f"name_or_path={str(directory)!r} has {files['train'].name} but not "
+                    f"{' and '.join(missing)}; add what is missing, or rename the training file "
+                    "to have the directory split automatically"
+                )
+            return files
+    return {}
+
+
+def _read_split(file: Path, split: str, text_field: str) -> tuple[Document, ...]:
+    if file.name.endswith((".jsonl", ".jsonl.gz")):
+        documents = tuple(_read_jsonl(file, file.name, text_field))
+    else:
+        text = _decode(file, _read_bytes(file))
+        documents = split_wikitext(text, split) if text.strip() else ()
+    if not documents:
+        raise ValueError(
+            f"{file} has no text in it; give a file with text, or remove all three splits to have "
+            "the directory split automatically"
+        )
+    return documents
+
+
+def _read_file(file: Path, name: str, text_field: str) -> list[Document]:
+    if file.name.endswith((".jsonl", ".jsonl.gz")):
+        return _read_jsonl(file, name, text_field)
+    text = _decode(file, _read_bytes(file))
+    return [Document(name, text)] if text.strip() else []
+
+
+def _read_jsonl(file: Path, name: str, text_field: str) -> list[Document]:
+    documents = []
+    # Only "\n" ends a record: JSON strings may hold other line separators as they are.
+    for number, line in enumerate(_decode(file, _read_bytes(file)).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{where}: not JSON ({error}); write one JSON object a line"
+            ) from error
+        if not isinstance(record, dict):
+            raise ValueError(
+                f"{where}: a JSON object is needed, not {type(record).__name__}; "
+                f'write records like {{"{text_field}": "..."}}'
+            )
+        text = record.get(text_field)
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{where}: text_field={text_field!r} is not a string field of the record, which "
+                f"has {sorted(record)}; pass text_field= with the field that holds the text"
+            )
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{where}: the text has half of a surrogate pair, which UTF-8 cannot write "
+                f"({error.reason}); write the whole character"
+            ) from error
+        if text.strip():
+            documents.append(Document(f"{name}:{number}", text))
+    return documents
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        if file.suffix == ".gz":
+            with gzip.open(file) as stream:
+                return stream.read()
+        return file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{file} cannot be read: {error}; check that it exists, that it may be read, and, "
+            "for .gz, that it is whole"
+        ) from error
+
+
+def _decode(file: Path, data: bytes) -> str:
+    try:
+        # A byte order mark is no part of the text.
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{file} is not UTF-8: byte 0x{data[error.start]:02x} in line {line}; convert it, for "
+            "example with `iconv -f latin1 -t utf-8`"
+        ) from error

@@ -1,0 +1,67 @@
+"""Corpora by name or path."""
+
+from pathlib import Path
+
+from fwl_keras.data.corpus import Corpus
+from fwl_keras.data.files import SUFFIXES, load_path
+from fwl_keras.data.python_stdlib import load_python_stdlib
+from fwl_keras.data.splits import check_fractions
+from fwl_keras.data.wikitext import download_wikitext
+
+CORPUS_NAMES = ("python-stdlib", "wikitext-2", "wikitext-103")
+
+
+def load_corpus(
+    name_or_path: str | Path,
+    *,
+    text_field: str = "text",
+    valid_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+    cache_dir: str | Path | None = None,
+) -> Corpus:
+    """Loads a corpus by its name, or a user's own texts by their path.
+
+    - `"python-stdlib"`: the sources of the running interpreter's standard library, on every
+      machine; a document is a module.
+    - `"wikitext-2"`, `"wikitext-103"`: downloaded once and checked; a document is an article.
+    - a `.txt` file (one document), a `.jsonl` file (a document a line), `.gz` of both, or a
+      directory of them. A directory with `train.txt`, `valid.txt`, `test.txt` or with
+      `wiki.train.tokens`, ... keeps these splits, and articles in it are documents.
+
+    Ten documents or more are split by a hash of their name (modules) or text (files). Fewer, a
+    single book for instance, are each cut at the end of a paragraph, line or word: the first part
+    is for training, the next for validation, the last for the test.
+
+    Args:
+        name_or_path: A corpus's name or the path of a file or directory. A name goes before a
+            directory of that name: write `./wikitext-2`, or pass a `Path`, for the directory.
+        text_field: The field of a `.jsonl` record that has the text.
+        valid_fraction: Part of the text for validation where the corpus has no splits of its own.
+        test_fraction: Likewise for the test.
+        cache_dir: Where downloads are kept; by default Keras's directory (`~/.keras`).
+
+    Returns:
+        The corpus.
+
+    Raises:
+        ValueError: An unknown corpus, a file that is unreadable, empty or not UTF-8, a record
+            without text, too little text to split, or a download that failed. The message says
+            which, where, and what to do.
+
+    Example:
+        >>> corpus = load_corpus("python-stdlib")
+        >>> print(corpus.describe())  # doctest: +SKIP
+    """
+    check_fractions(valid_fraction, test_fraction)
+    if name_or_path == "python-stdlib":
+        return load_python_stdlib(valid_fraction, test_fraction)
+    if name_or_path in CORPUS_NAMES:
+        return download_wikitext(name_or_path, cache_dir)
+    path = Path(name_or_path).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"name_or_path={str(name_or_path)!r} is neither a corpus nor an existing path; give "
+            f"one of {', '.join(CORPUS_NAMES)}, a {', '.join(SUFFIXES)} file, or a directory of "
+            "them"
+        )
+    return load_path(path, text_field, valid_fraction, test_fraction)

@@ -1,0 +1,75 @@
+"""The standard library's sources: the corpus that every machine has."""
+
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from fwl_keras.data.corpus import Corpus
+from fwl_keras.data.document import Document
+from fwl_keras.data.splits import split_documents
+
+_SKIPPED_DIRECTORIES = {
+    "__pycache__",
+    "dist-packages",
+    "idle_test",
+    "site-packages",
+    "test",
+    "tests",
+}
+
+# Written when the interpreter was built or installed: they hold the machine's own paths.
+_SKIPPED_PREFIXES = ("_sysconfigdata", "config-", "sitecustomize", "usercustomize")
+
+# The language reference as one generated string: a sixteenth of all text, and most of its split's.
+_SKIPPED_MODULES = {"pydoc_data/topics.py"}
+
+
+def load_python_stdlib(valid_fraction: float = 0.05, test_fraction: float = 0.05) -> Corpus:
+    r"""Reads the running interpreter's standard library, a document per module.
+
+    Left out: `site-packages`, `dist-packages`, test directories, files that the interpreter's
+    build generated, `pydoc_data/topics.py` (generated as well), empty files, files that are not UTF-8 and files with U+2581 (SentencePiece's
+    own sign for a space). Line ends are `\n` on every system. A module's split follows from its
+    name, so it is the same in every Python version that has the module.
+
+    Args:
+        valid_fraction: Part of the modules for validation.
+        test_fraction: Part of the modules for the test.
+
+    Returns:
+        The corpus; a document's name is the module's path, like `collections/__init__.py`.
+
+    Raises:
+        ValueError: The interpreter has no sources of its standard library on disk.
+
+    Example:
+        >>> corpus = load_python_stdlib()
+        >>> sum(len(split) for split in (corpus.train, corpus.valid, corpus.test)) > 100
+        True
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    documents = sorted(_modules(root), key=lambda document: document.name)
+    if not documents:
+        raise ValueError(
+            "name_or_path='python-stdlib': this interpreter keeps no sources of its standard "
+            f"library under {root}; use another corpus, or an interpreter installed with them"
+        )
+    return split_documents(
+        "python-stdlib", documents, valid_fraction, test_fraction, key=lambda d: d.name
+    )
+
+
+def _modules(root: Path) -> Iterator[Document]:
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).parts
+        if _SKIPPED_DIRECTORIES.intersection(parts[:-1]) or parts[0].startswith(_SKIPPED_PREFIXES):
+            continue
+        name = "/".join(parts)
+        if name in _SKIPPED_MODULES:
+            continue
+        try:
+            text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        except UnicodeDecodeError:
+            continue
+        if text.strip() and "\u2581" not in text:
+            yield Document(name, text)
