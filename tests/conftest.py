@@ -1,0 +1,39 @@
+"""Settings shared by all tests; plain helpers live in modules beside the tests that use them."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the oracle's; keeps it off a device TensorFlow uses
+
+import keras
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The default finds the same examples every time; `--hypothesis-profile=explore` looks for new ones.
+settings.register_profile(
+    "fixed",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=12,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile(
+    "explore",
+    settings.get_profile("fixed"),
+    derandomize=False,
+    max_examples=100,
+    print_blob=True,
+)
+settings.load_profile("fixed")
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # A float32 test is about float32: on recent devices products would be rounded to 10 bits.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    keras.utils.set_random_seed(0)
