@@ -27,10 +27,10 @@ _SKIPPED_MODULES = {"pydoc_data/topics.py"}
 def load_python_stdlib(valid_fraction: float = 0.05, test_fraction: float = 0.05) -> Corpus:
     r"""Reads the running interpreter's standard library, a document per module.
 
-    Left out: `site-packages`, `dist-packages`, test directories, files that the interpreter's
-    build generated, `pydoc_data/topics.py` (generated as well), empty files, files that are not UTF-8 and files with U+2581 (SentencePiece's
-    own sign for a space). Line ends are `\n` on every system. A module's split follows from its
-    name, so it is the same in every Python version that has the module.
+    Left out: `site-packages`, `dist-packages`, test directories, generated files (what the
+    interpreter's build wrote, `pydoc_data/topics.py`), empty files, files that are not UTF-8 and
+    files with U+2581 (SentencePiece's own sign for a space). Line ends are `\n` on every system. A
+    module's split follows from its name, so it is the same in every Python version that has it.
 
     Args:
         valid_fraction: Part of the modules for validation.
