@@ -1,0 +1,141 @@
+"""What arrives at the block's door: checked where values are known, made safe where not."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def concrete(x):
+    """`x` as a NumPy array where its values are known now, None inside a traced function."""
+    if x is None or isinstance(x, keras.KerasTensor):
+        return None
+    if keras.backend.backend() == "tensorflow" and not hasattr(x, "numpy"):
+        return None
+    try:
+        return ops.convert_to_numpy(x)
+    except Exception as error:
+        # JAX's tracers refuse with an error of JAX's own class, which may not be installed here.
+        if type(error).__module__.startswith("jax"):
+            return None
+        raise
+
+
+def check_features(x) -> None:
+    """Raise a ValueError unless `x` is [B, T, D] with T > 0."""
+    if len(x.shape) != 3:
+        raise ValueError(
+            f"`x` must have shape [batch, length, width]; received shape {tuple(x.shape)}."
+        )
+    if x.shape[1] == 0:
+        raise ValueError(
+            f"`x` is an empty sequence, shape {tuple(x.shape)}; a call needs at least one token."
+        )
+
+
+def check_matches(name: str, value, x, rank: int = 2) -> None:
+    """Raise a ValueError unless `value` has the leading `rank` dimensions of `x`."""
+    shape, expected = tuple(value.shape), tuple(x.shape)[:rank]
+    fits = len(shape) == rank and all(
+        a is None or b is None or a == b for a, b in zip(shape, expected, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"`{name}` must have shape {list(expected)} to match `x`; received shape {list(shape)}."
+        )
+
+
+def integer_labels(labels, x, vocab_size: int):
+    """Labels as int32 ids [B, T]: ids as they are, one-hot rows by their position."""
+    dtype = keras.backend.standardize_dtype(labels.dtype)
+    if len(labels.shape) == 3:
+        check_matches("labels", labels[..., 0], x)
+        if labels.shape[-1] not in (None, vocab_size):
+            raise ValueError(
+                f"One-hot `labels` must have vocab_size={vocab_size} entries a token; received "
+                f"shape {tuple(labels.shape)}."
+            )
+        values = concrete(labels)
+        if values is not None and not (
+            np.isin(values, (0, 1)).all() and (values.sum(axis=-1) == 1).all()
+        ):
+            raise ValueError(
+                "`labels` of rank 3 must be one-hot: soft labels are not supported. Pass integer "
+                "ids [batch, length]."
+            )
+        return ops.cast(ops.argmax(labels, axis=-1), "int32")
+    check_matches("labels", labels, x)
+    if "int" not in dtype:
+        raise ValueError(
+            f"`labels` must be integer ids (or one-hot of rank 3); received dtype {dtype}. "
+            "Cast them to int32."
+        )
+    return ops.cast(labels, "int32")
+
+
+def clean_targets(labels, weights, exists, vocab_size: int):
+    """Ids that can be looked up, and weights that are 0 where a position takes no step.
+
+    Args:
+        labels: int32 tensor [B, T]; neither checked nor used where the position does not exist,
+            not checked where its weight is 0.
+        weights: float tensor [B, T] or None for ones.
+        exists: bool tensor [B, T] or None.
+        vocab_size: number of ids V.
+
+    Returns:
+        labels [B, T] int32 in [0, V), weights [B, T] float32, and the bool tensor [B, T] of
+        positions that exist and whose label is an id.
+
+    Raises:
+        ValueError: eagerly, on an id outside [0, V) or a weight that is not finite.
+    """
+    weights = ops.ones_like(labels, "float32") if weights is None else ops.cast(weights, "float32")
+    if exists is not None:
+        weights = ops.where(exists, weights, ops.zeros_like(weights))
+    values = concrete(weights)
+    if values is not None and not np.isfinite(values).all():
+        raise ValueError(
+            "`weights` must be finite; received NaN or infinity. Use 0 where no step is taken."
+        )
+    ids = concrete(labels)
+    if ids is not None and values is not None:
+        used = ids[values != 0]
+        if used.size and (used.min() < 0 or used.max() >= vocab_size):
+            bad = used[(used < 0) | (used >= vocab_size)][0]
+            raise ValueError(
+                f"`labels` must lie in [0, {vocab_size}); received {bad}. Give such tokens weight "
+                "0, or use a block with a larger vocab_size."
+            )
+    valid = ops.logical_and(labels >= 0, labels < vocab_size)
+    if exists is not None:
+        valid = ops.logical_and(valid, exists)
+    weights = ops.where(valid, weights, ops.zeros_like(weights))
+    labels = ops.where(valid, labels, ops.zeros_like(labels))
+    return labels, weights, valid
+
+
+def check_state(state, spec: dict, segment_length) -> None:
+    """Raise a ValueError unless `state` has the names and shapes of `spec`, and a sane position."""
+    if not isinstance(state, dict) or set(state) != set(spec):
+        received = sorted(state) if isinstance(state, dict) else type(state).__name__
+        raise ValueError(
+            f"`state` must be a dict with the keys {sorted(spec)} (see initial_state); received "
+            f"{received}."
+        )
+    for name, shape in spec.items():
+        received = tuple(state[name].shape)
+        fits = len(received) == len(shape) and all(
+            a is None or b is None or a == b for a, b in zip(received, shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"`state[{name!r}]` must have shape {list(shape)}; received {list(received)}. "
+                "Use initial_state(batch_size) with this call's batch size."
+            )
+    position = concrete(state["position"])
+    if position is not None:
+        limit = 1 if segment_length is None else segment_length
+        if position.size and (position.min() < 0 or position.max() >= limit):
+            raise ValueError(
+                f"`state['position']` must lie in [0, {limit}); received {position.tolist()}."
+            )

@@ -1,0 +1,599 @@
+"""The fast weight layer block: the head of a language model that adapts while it reads."""
+
+import keras
+from keras import ops
+
+from fwl_keras.layers._checks import (
+    check_features,
+    check_matches,
+    check_state,
+    clean_targets,
+    integer_labels,
+)
+from fwl_keras.layers.fast_dense import FastDense
+from fwl_keras.layers.fast_layer import require_positive
+from fwl_keras.layers.fast_layer_normalization import FastLayerNormalization
+from fwl_keras.layers.squared_relu import SquaredReLU
+from fwl_keras.layers.unembedding import Unembedding
+from fwl_keras.ops import cross_entropy, cross_entropy_gradient
+from fwl_keras.ops._shapes import ceil_div, minimum
+from fwl_keras.ops.segments import cut_pieces, gather_rows, repeat, scatter_rows, take_piece
+
+DEFAULT_CHUNK_LENGTH = 128
+
+# A fast weight's name in states and reports, and where it lives.
+FAST_WEIGHTS = {
+    "expand_kernel": ("expand", "kernel"),
+    "expand_bias": ("expand", "bias"),
+    "project_kernel": ("project", "kernel"),
+    "project_bias": ("project", "bias"),
+    "gamma": ("normalization", "gamma"),
+    "beta": ("normalization", "beta"),
+}
+
+
+@keras.saving.register_keras_serializable(package="fwl_keras")
+class FWLBlock(keras.layers.Layer):
+    """Fast Weight Layers between a language model's body and its logits.
+
+    Dense (4 * size), squared ReLU, dense (size), layer normalisation, unembedding. While it reads,
+    the block takes one gradient step of the language-modelling loss per token on its own weights,
+    written as causal linear attention, so that every prediction uses weights adapted to the text
+    so far. Text is read in segments: inside one, all gradients are taken at the weights it began
+    with; at its end the steps are kept, pulled back by a learned decay. The first segment is the
+    published algorithm.
+
+    Args:
+        size: positive int S, width of the block.
+        vocab_size: positive int V.
+        attn_chunks: number of chunks of the linear attention (the published argument).
+        chunk_length: tokens a chunk, instead of `attn_chunks`. Neither: 128.
+        segment_length: tokens a segment; None for one segment without end.
+        unembedding: None to create one, or a `keras.layers.Dense` or (tied)
+            `keras.layers.ReversibleEmbedding` that takes features of width `size`.
+        use_bias: whether the unembedding has a bias. None: one that is created has, a tied
+            embedding has not. A given dense layer decides for itself.
+        use_fast_weights: False makes the block its own baseline: the same parameters, no steps.
+        loss_reduction: `"sum"`, or `"mean_with_sample_weight"` to divide every step by the sum of
+            `weights` over the batch as the published code does (for comparison only: it lets
+            tokens see the future and rows each other).
+        epsilon: added to the layer normalisation's variance; published: 0.
+        initial_step_size: step size at the start, per token.
+        step_size_gain: factor k in step_size = initial * exp(k * theta).
+        step_size_per_unit: one step size per output unit instead of per weight.
+        initial_decay: decay at the start, in (0, 1).
+        train_step_sizes: whether step sizes and decays are learned.
+        kernel_initializer: initializer of the kernels.
+        **kwargs: keyword arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        x: float tensor [B, T, D], the body's features; T >= 1.
+        labels: int tensor [B, T] (or one-hot [B, T, V]): the token each position is to predict.
+            None reads without learning: with the state's weights, which stay as they are.
+        weights: float tensor [B, T], weights of the losses the steps are taken on; 0 = no step.
+            None: ones.
+        state: dict from `initial_state` or an earlier call; None: a fresh one.
+        x_mask: bool tensor [B, T], which positions exist; holes anywhere. None: all.
+        return_state: whether to return the state after the last token too.
+        output: `"logits"`, `"features"` (before the unembedding), or `"loss"` (never holds
+            logits for more than a block of tokens).
+
+    Returns:
+        Logits [B, T, V] or features [B, T, S] in the compute dtype, 0 where a position does not
+        exist; or a dict of float32 tensors [B, T] in nats, `loss` of the fast weights and
+        `slow_loss` of those the segment began with, 0 where there is no label to predict. With
+        `return_state=True` a pair of that and the state.
+
+    Raises:
+        ValueError: naming the argument, if one does not fit. Ids outside [0, V) and weights that
+            are not finite are seen eagerly; in a graph such ids are clipped and take no step.
+
+    Example:
+        >>> block = FWLBlock(size=64, vocab_size=1000)
+        >>> x, labels = np.zeros((2, 10, 32), "float32"), np.zeros((2, 10), "int32")
+        >>> block(x, labels).shape
+        (2, 10, 1000)
+        >>> logits, state = block(x, labels, state=block.initial_state(2), return_state=True)
+
+    Reference:
+        Clark et al. 2022, "Meta-Learning Fast Weight Language Models", arXiv 2212.02475.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        vocab_size: int,
+        attn_chunks: int | None = None,
+        *,
+        chunk_length: int | None = None,
+        segment_length: int | None = 128,
+        unembedding: keras.layers.Layer | None = None,
+        use_bias: bool | None = None,
+        use_fast_weights: bool = True,
+        loss_reduction: str = "sum",
+        epsilon: float = 1e-6,
+        initial_step_size: float = 1e-3,
+        step_size_gain: float = 10.0,
+        step_size_per_unit: bool = False,
+        initial_decay: float = 0.95,
+        train_step_sizes: bool = True,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        lengths = {
+            "attn_chunks": attn_chunks,
+            "chunk_length": chunk_length,
+            "segment_length": segment_length,
+        }
+        for name, value in {"size": size, "vocab_size": vocab_size, **lengths}.items():
+            if value is not None or name not in lengths:
+                require_positive(name, value)
+        if attn_chunks is not None and chunk_length is not None:
+            raise ValueError(
+                f"Both `attn_chunks`={attn_chunks} and `chunk_length`={chunk_length} are given; "
+                "give one of them."
+            )
+        if loss_reduction not in ("sum", "mean_with_sample_weight"):
+            raise ValueError(
+                '`loss_reduction` must be "sum" or "mean_with_sample_weight"; received '
+                f"{loss_reduction!r}."
+            )
+        self.size = size
+        self.vocab_size = vocab_size
+        self.attn_chunks = attn_chunks
+        self.chunk_length = chunk_length
+        self.segment_length = segment_length
+        self.use_bias = use_bias
+        self.use_fast_weights = use_fast_weights
+        self.loss_reduction = loss_reduction
+        self.epsilon = epsilon
+        self.initial_step_size = initial_step_size
+        self.step_size_gain = step_size_gain
+        self.step_size_per_unit = step_size_per_unit
+        self.initial_decay = initial_decay
+        self.train_step_sizes = train_step_sizes
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.supports_masking = True
+
+        fast = {
+            "initial_step_size": initial_step_size,
+            "step_size_gain": step_size_gain,
+            "step_size_per_unit": step_size_per_unit,
+            "initial_decay": initial_decay,
+            "train_step_sizes": train_step_sizes and use_fast_weights,
+            "train_decays": segment_length is not None,
+            "dtype": self.dtype_policy,
+        }
+        dense = {"kernel_initializer": self.kernel_initializer, **fast}
+        self.expand = FastDense(4 * size, name="expand", **dense)
+        self.activation = SquaredReLU(name="activation", dtype=self.dtype_policy)
+        self.project = FastDense(size, name="project", **dense)
+        self.normalization = FastLayerNormalization(epsilon, name="normalization", **fast)
+        self.unembedding = None
+        self._tied_to = None
+        if isinstance(unembedding, str):
+            self._tied_to = unembedding
+        else:
+            self.set_unembedding(unembedding)
+
+    def set_unembedding(self, layer: keras.layers.Layer | None) -> None:
+        """Give the block its unembedding, before it is built.
+
+        A block that was tied to an embedding is saved without it, since the embedding is part of
+        another layer; whoever loads the block calls this (FWLCausalLM does).
+
+        Args:
+            layer: as the constructor's `unembedding`.
+        """
+        use_bias = layer is None if self.use_bias is None else self.use_bias
+        self.unembedding = Unembedding(
+            self.vocab_size,
+            use_bias=use_bias,
+            layer=layer,
+            kernel_initializer=self.kernel_initializer,
+            name="unembedding",
+            dtype=self.dtype_policy,
+        )
+
+    def build(
+        self, x_shape, labels_shape=None, weights_shape=None, state_shape=None, x_mask_shape=None
+    ):
+        if len(x_shape) != 3 or x_shape[-1] is None:
+            raise ValueError(
+                "`x` must have shape [batch, length, width] with a known width; received shape "
+                f"{tuple(x_shape)}."
+            )
+        if self.unembedding is None:
+            raise ValueError(
+                f"This block was tied to the embedding {self._tied_to!r}; call "
+                "`set_unembedding(layer)` with that layer before using it."
+            )
+        self.expand.build(x_shape)
+        self.project.build((*x_shape[:-1], 4 * self.size))
+        self.normalization.build((*x_shape[:-1], self.size))
+        self.unembedding.build((*x_shape[:-1], self.size))
+
+    def call(
+        self,
+        x,
+        labels=None,
+        weights=None,
+        state=None,
+        x_mask=None,
+        return_state=False,
+        output="logits",
+    ):
+        self._check_call(x, labels, weights, state, x_mask, return_state, output)
+        x = ops.cast(x, self.compute_dtype)
+        exists = None
+        if x_mask is not None:
+            exists = ops.cast(x_mask, "bool")
+            x = ops.where(exists[..., None], x, ops.zeros_like(x))
+        labels_valid = None
+        if labels is not None:
+            labels = integer_labels(labels, x, self.vocab_size)
+            labels, weights, labels_valid = clean_targets(labels, weights, exists, self.vocab_size)
+            if self.loss_reduction == "mean_with_sample_weight":
+                weights = weights / ops.maximum(ops.sum(weights), 1e-8)
+
+        new_state = state
+        if not self.use_fast_weights or labels is None:
+            features = self._read(x, state if self.use_fast_weights else None)
+            slow_loss = None
+        elif exists is None and state is None and isinstance(ops.shape(x)[1], int):
+            features, slow_loss, new_state = self._adapt_aligned(x, labels, weights)
+        else:
+            features, slow_loss, new_state = self._adapt(x, labels, weights, exists, state)
+        if return_state and new_state is None:
+            new_state = self._zero_state(ops.shape(x)[0])
+
+        result = self._output(output, features, labels, labels_valid, exists, slow_loss)
+        return (result, new_state) if return_state else result
+
+    def _check_call(self, x, labels, weights, state, x_mask, return_state, output):
+        check_features(x)
+        if weights is not None:
+            check_matches("weights", weights, x)
+        if x_mask is not None:
+            check_matches("x_mask", x_mask, x)
+        if output not in ("logits", "features", "loss"):
+            raise ValueError(
+                f'`output` must be "logits", "features" or "loss"; received {output!r}.'
+            )
+        if output == "loss" and labels is None:
+            raise ValueError('`output="loss"` needs `labels`; received None.')
+        if self.loss_reduction != "sum" and (state is not None or return_state):
+            raise ValueError(
+                f"`state` cannot be used with loss_reduction={self.loss_reduction!r}, whose steps "
+                'depend on the whole batch; use loss_reduction="sum".'
+            )
+        if state is not None:
+            check_state(state, self._state_spec(x.shape[0]), self.segment_length)
+
+    def _output(self, output, features, labels, labels_valid, exists, slow_loss):
+        """What the caller asked for, zero where it does not exist."""
+        if output == "loss":
+            kernel, bias = self.unembedding.tensors()
+            features = ops.cast(features, self.compute_dtype)
+            loss = cross_entropy(features, kernel, bias, labels)
+            losses = {"loss": loss, "slow_loss": loss if slow_loss is None else slow_loss}
+            return {
+                name: ops.where(labels_valid, value, ops.zeros_like(value))
+                for name, value in losses.items()
+            }
+        result = ops.cast(features, self.compute_dtype)
+        if output == "logits":
+            result = self.unembedding(result)
+        if exists is not None:
+            result = ops.where(exists[..., None], result, ops.zeros_like(result))
+        return result
+
+    def _read(self, x, state):
+        """Features [B, T, S] with the state's weights W - eta * (A + R), no step taken."""
+        sums = _split(state) if state else ()
+        if x.shape[1] != 1 and sums:
+            anchor, running = sums
+            sums = ({t: anchor[t] + running[t] for t in FAST_WEIGHTS},)
+            weights, sums = self._weights_at(*sums), ()
+        else:
+            weights = self._weights_at(None)
+            if sums:
+                anchor, running = sums
+                both = {t: anchor[t] + running[t] for t in ("gamma", "beta")}
+                weights["normalization"] = self.normalization.weights_at(both)
+        expand, project = ([_part(s, layer) for s in sums] for layer in ("expand", "project"))
+        hidden = self.activation.slow(self.expand.slow(weights["expand"], x, *expand))
+        projected = self.project.slow(weights["project"], hidden, *project)
+        return self.normalization.slow(weights["normalization"], projected)[0]
+
+    def _adapt_aligned(self, x, labels, weights):
+        """All rows at the start of a segment and no holes: segments are slices."""
+        batch, total = ops.shape(x)[0], x.shape[1]
+        length = self.segment_length or total
+        chunk = self._chunk_length(total)
+        sums = position = None
+        results = []
+        for start in range(0, total, length):
+            part = slice(start, start + length)
+            piece = x[:, part], labels[:, part], weights[:, part]
+            features, slow_loss, running = self._segment(*piece, sums, chunk)
+            results.append((features, slow_loss))
+            position = ops.full((batch,), min(length, total - start), "int32")
+            sums, position = self._consolidate(sums, running, position)
+        features, slow_loss = (ops.concatenate(r, axis=1) for r in zip(*results, strict=True))
+        return features, slow_loss, _join(*sums, position)
+
+    def _adapt(self, x, labels, weights, exists, state):
+        """Rows at places of their own, or a length not known yet: segments are gathered."""
+        batch, total = ops.shape(x)[0], ops.shape(x)[1]
+        state = self._zero_state(batch) if state is None else state
+        exists = ops.ones_like(labels, "bool") if exists is None else exists
+        pieces = cut_pieces(exists, ops.cast(state["position"], "int32"), self.segment_length)
+        chunk = self._chunk_length(total)
+
+        def body(k, carry):
+            anchor, running, position, features, slow_loss = carry
+            places, valid = take_piece(pieces, k)
+            piece_x, piece_labels, piece_weights = (
+                gather_rows(a, places) for a in (x, labels, weights)
+            )
+            piece_weights = ops.where(valid, piece_weights, ops.zeros_like(piece_weights))
+            sums = anchor, running
+            new_features, new_loss, running = self._segment(
+                piece_x, piece_labels, piece_weights, sums, chunk
+            )
+            position = position + ops.sum(ops.cast(valid, "int32"), axis=1)
+            sums, position = self._consolidate(sums, running, position)
+            features = scatter_rows(features, places, valid, new_features, total)
+            slow_loss = scatter_rows(slow_loss, places, valid, new_loss, total)
+            return *sums, position, features, slow_loss
+
+        anchor, running = _split(state)
+        buffers = (
+            ops.zeros((batch * total + 1, self.size), "float32"),
+            ops.zeros((batch * total + 1,), "float32"),
+        )
+        carry = anchor, running, pieces.position, *buffers
+        anchor, running, position, features, slow_loss = repeat(body, carry, pieces.count)
+        features = ops.reshape(features[:-1], (batch, total, self.size))
+        slow_loss = ops.reshape(slow_loss[:-1], (batch, total))
+        return features, slow_loss, _join(anchor, running, position)
+
+    def _segment(self, x, labels, weights, sums, chunk):
+        """Slow pass, its gradients, and fast pass inside one segment (design, section 2).
+
+        Args:
+            x: tensor [B, P, D].
+            labels: int32 tensor [B, P].
+            weights: float32 tensor [B, P]; 0 where a token takes no step.
+            sums: pair of the anchor and the running sums, dicts of [B, ...], or None for zeros.
+            chunk: tokens a chunk.
+
+        Returns:
+            Features [B, P, S], slow loss [B, P], and the running sums with these tokens.
+        """
+        anchor, running = sums or (None, None)
+        # A row's adapted weights are worth forming for a segment, never for a single token.
+        lazy = x.shape[1] == 1 and anchor is not None
+        w = self._weights_at(None if lazy else anchor)
+        w["normalization"] = self.normalization.weights_at(_part(anchor, "normalization"))
+        at_expand = (_part(anchor, "expand"),) if lazy else ()
+        at_project = (_part(anchor, "project"),) if lazy else ()
+
+        a1 = self.expand.slow(w["expand"], x, *at_expand)
+        r = self.activation.slow(a1)
+        a2 = self.project.slow(w["project"], r, *at_project)
+        n, statistics = self.normalization.slow(w["normalization"], a2)
+
+        kernel, bias = self.unembedding.tensors()
+        gn, slow_loss = cross_entropy_gradient(
+            ops.cast(n, self.compute_dtype), kernel, bias, labels, weights
+        )
+        g2 = self.normalization.gradient(w["normalization"], gn, statistics)
+        gr = self.project.gradient(w["project"], g2, *at_project)
+        g1 = self.activation.gradient(a1, gr)
+
+        # Where no step is taken neither factor of the step may be anything but a number.
+        takes_step = ops.not_equal(weights, 0)[..., None]
+
+        def safe(a):
+            return ops.where(takes_step, ops.cast(a, "float32"), 0.0)
+
+        new = {}
+        g1, g2 = safe(g1), safe(g2)
+        a1, new["expand"] = self.expand.fast(
+            a1, ops.cast(x, "float32"), safe(x), g1, _part(running, "expand"), chunk
+        )
+        fast_r = self.activation.fast(a1)
+        a2 = self.project.slow(w["project"], fast_r, *at_project)
+        a2, new["project"] = self.project.fast(
+            a2, fast_r, safe(r), g2, _part(running, "project"), chunk
+        )
+        n, new["normalization"] = self.normalization.fast(
+            w["normalization"],
+            a2,
+            safe(statistics[0]),
+            gn,
+            _part(running, "normalization"),
+            chunk,
+        )
+        return n, slow_loss, {t: new[layer][name] for t, (layer, name) in FAST_WEIGHTS.items()}
+
+    def _consolidate(self, sums, running, position):
+        """End the segment of every row that is full: A <- decay * (A + R), R <- 0."""
+        anchor = sums[0] if sums else {t: ops.zeros_like(r) for t, r in running.items()}
+        if self.segment_length is None:
+            return (anchor, running), ops.zeros_like(position)
+        full = ops.equal(position, self.segment_length)
+        new_anchor, new_running = {}, {}
+        for t, (layer, name) in FAST_WEIGHTS.items():
+            rows = ops.reshape(full, (-1,) + (1,) * (len(running[t].shape) - 1))
+            kept = getattr(self, layer).decay(name) * (anchor[t] + running[t])
+            new_anchor[t] = ops.where(rows, kept, anchor[t])
+            new_running[t] = ops.where(rows, ops.zeros_like(running[t]), running[t])
+        return (new_anchor, new_running), ops.where(full, 0, position)
+
+    def _weights_at(self, sums):
+        layers = ("expand", "project", "normalization")
+        return {name: getattr(self, name).weights_at(_part(sums, name)) for name in layers}
+
+    def _chunk_length(self, total):
+        if self.attn_chunks is not None:
+            length = ceil_div(total, self.attn_chunks)
+        else:
+            length = self.chunk_length or DEFAULT_CHUNK_LENGTH
+        return length if self.segment_length is None else minimum(length, self.segment_length)
+
+    def initial_state(self, batch_size: int) -> dict:
+        """A fresh state: nothing read yet.
+
+        Args:
+            batch_size: number of rows B, int or integer tensor.
+
+        Returns:
+            Dict of float32 zeros `anchor_T` and `running_T`, each [B, *shape of weight T], for T
+            in expand_kernel, expand_bias, project_kernel, project_bias, gamma, beta: sums of
+            gradients, not yet multiplied by step sizes, of finished segments and of the open one;
+            and `position`, int32 [B], the number of tokens in the open segment.
+
+        Raises:
+            ValueError: if the block is not built yet.
+        """
+        if not self.built:
+            raise ValueError(
+                "`initial_state` needs the weights' shapes: call the block on data, or "
+                "`block.build((None, None, width))`, first."
+            )
+        return self._zero_state(batch_size)
+
+    def _zero_state(self, batch_size):
+        return {
+            name: ops.zeros((batch_size, *shape[1:]), "int32" if name == "position" else "float32")
+            for name, shape in self._state_spec(None).items()
+        }
+
+    def _state_spec(self, batch_size):
+        shapes = {
+            t: tuple(getattr(self, layer).fast_weights[name].shape)
+            for t, (layer, name) in FAST_WEIGHTS.items()
+        }
+        spec = {
+            f"{kind}_{t}": (batch_size, *shape)
+            for kind in ("anchor", "running")
+            for t, shape in shapes.items()
+        }
+        return {**spec, "position": (batch_size,)}
+
+    def step_sizes(self) -> dict:
+        """Step size of every fast weight as a NumPy array, by name, e.g. "expand_kernel"."""
+        return self._learned("step_size")
+
+    def decays(self) -> dict:
+        """Decay of every fast weight as a NumPy array, by name, e.g. "expand_kernel"."""
+        return self._learned("decay")
+
+    def _learned(self, kind):
+        return {
+            t: ops.convert_to_numpy(getattr(getattr(self, layer), kind)(name))
+            for t, (layer, name) in FAST_WEIGHTS.items()
+        }
+
+    def set_step_sizes(self, values: dict) -> None:
+        """Assign positive step sizes by fast weight's name, e.g. {"expand_kernel": 1e-3}."""
+        for t, value in values.items():
+            layer, name = _fast_weight(t)
+            getattr(self, layer).set_step_size(name, value)
+
+    def set_decays(self, values: dict) -> None:
+        """Assign decays in (0, 1) by fast weight's name, e.g. {"expand_kernel": 0.9}."""
+        for t, value in values.items():
+            layer, name = _fast_weight(t)
+            getattr(self, layer).set_decay(name, value)
+
+    def compute_output_spec(
+        self,
+        x,
+        labels=None,
+        weights=None,
+        state=None,
+        x_mask=None,
+        return_state=False,
+        output="logits",
+    ):
+        self._check_call(x, labels, weights, state, x_mask, return_state, output)
+        batch, total = x.shape[:2]
+        if output == "loss":
+            result = {
+                name: keras.KerasTensor((batch, total), "float32") for name in ("loss", "slow_loss")
+            }
+        else:
+            width = self.size if output == "features" else self.vocab_size
+            result = keras.KerasTensor((batch, total, width), self.compute_dtype)
+        if not return_state:
+            return result
+        new_state = {
+            name: keras.KerasTensor(shape, "int32" if name == "position" else "float32")
+            for name, shape in self._state_spec(batch).items()
+        }
+        return result, new_state
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config.pop("autocast", None)
+        unembedding = self._tied_to
+        if self.unembedding is not None and self.unembedding.layer is not None:
+            layer = self.unembedding.layer
+            unembedding = (
+                layer.name if self.unembedding.tied else keras.saving.serialize_keras_object(layer)
+            )
+        config.update(
+            size=self.size,
+            vocab_size=self.vocab_size,
+            attn_chunks=self.attn_chunks,
+            chunk_length=self.chunk_length,
+            segment_length=self.segment_length,
+            unembedding=unembedding,
+            use_bias=self.use_bias,
+            use_fast_weights=self.use_fast_weights,
+            loss_reduction=self.loss_reduction,
+            epsilon=self.epsilon,
+            initial_step_size=self.initial_step_size,
+            step_size_gain=self.step_size_gain,
+            step_size_per_unit=self.step_size_per_unit,
+            initial_decay=self.initial_decay,
+            train_step_sizes=self.train_step_sizes,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config.get("unembedding"), dict):
+            config["unembedding"] = keras.saving.deserialize_keras_object(config["unembedding"])
+        return cls(**config)
+
+
+def _part(sums, layer):
+    """The entries of a dict by fast weight that belong to one layer, by the layer's own names."""
+    if sums is None:
+        return None
+    return {name: sums[t] for t, (owner, name) in FAST_WEIGHTS.items() if owner == layer}
+
+
+def _split(state):
+    """A state's anchor and running sums, each by fast weight."""
+    return tuple({t: state[f"{kind}_{t}"] for t in FAST_WEIGHTS} for kind in ("anchor", "running"))
+
+
+def _join(anchor, running, position):
+    kinds = (("anchor", anchor), ("running", running))
+    state = {f"{kind}_{t}": sums[t] for kind, sums in kinds for t in FAST_WEIGHTS}
+    return {**state, "position": position}
+
+
+def _fast_weight(name):
+    if name not in FAST_WEIGHTS:
+        raise ValueError(f"No fast weight is called {name!r}; there are {list(FAST_WEIGHTS)}.")
+    return FAST_WEIGHTS[name]

@@ -1,0 +1,162 @@
+"""From features to logits: the softmax's matrix, created or borrowed."""
+
+import keras
+from keras import ops
+
+from fwl_keras.layers.fast_layer import require_positive
+
+
+@keras.saving.register_keras_serializable(package="fwl_keras")
+class Unembedding(keras.layers.Layer):
+    """Logits from features, `features @ kernel + bias`; not a fast layer.
+
+    Args:
+        vocab_size: positive int V.
+        use_bias: whether to create a bias [V]. A given dense layer brings its own or none.
+        layer: None to create the kernel; a `keras.layers.Dense`, or a
+            `keras.layers.ReversibleEmbedding` whose (tied) matrix is used.
+        kernel_initializer: initializer of a created kernel.
+        **kwargs: keyword arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        features: float tensor [..., S].
+
+    Returns:
+        Tensor [..., V] in the compute dtype.
+
+    Raises:
+        ValueError: if the given layer is of another kind, has another vocabulary, caps its
+            logits, or takes features of another width.
+
+    Example:
+        >>> Unembedding(100)(np.zeros((2, 3, 8), "float32")).shape
+        (2, 3, 100)
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        use_bias: bool = True,
+        layer=None,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        require_positive("vocab_size", vocab_size)
+        self.vocab_size = vocab_size
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.layer = layer
+        if layer is not None:
+            self._check(layer)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the matrix is an embedding's, which belongs to another part of the model."""
+        return _is_embedding(self.layer)
+
+    def _check(self, layer):
+        if _is_embedding(layer):
+            size = layer.input_dim
+            if getattr(layer, "logit_soft_cap", None) is not None:
+                raise ValueError(
+                    "`unembedding` caps its logits (logit_soft_cap="
+                    f"{layer.logit_soft_cap}), which fast weights do not support; use a layer "
+                    "without a cap."
+                )
+        elif isinstance(layer, keras.layers.Dense):
+            size = layer.units
+            if layer.activation is not keras.activations.linear:
+                raise ValueError("`unembedding` must be a Dense layer without an activation.")
+        else:
+            raise ValueError(
+                "`unembedding` must be a keras.layers.Dense or keras.layers.ReversibleEmbedding; "
+                f"received {layer!r}."
+            )
+        if size != self.vocab_size:
+            raise ValueError(
+                f"`unembedding` has {size} outputs but `vocab_size` is {self.vocab_size}; they "
+                "must be equal."
+            )
+
+    def build(self, features_shape):
+        size = features_shape[-1]
+        self._bias = self._kernel = None
+        if self.layer is None:
+            self._kernel = self.add_weight(
+                name="kernel",
+                shape=(size, self.vocab_size),
+                initializer=self.kernel_initializer,
+                autocast=False,
+            )
+        elif not self.layer.built:
+            self.layer.build((None, None) if self.tied else (None, size))
+        if self.use_bias and not isinstance(self.layer, keras.layers.Dense):
+            self._bias = self.add_weight(
+                name="bias", shape=(self.vocab_size,), initializer="zeros", autocast=False
+            )
+        width = self.kernel.shape[0]
+        if width != size:
+            raise ValueError(
+                f"`unembedding` takes features of width {width}, but `size` is {size}; with a "
+                f"given unembedding use size={width}."
+            )
+
+    @property
+    def kernel(self):
+        """Matrix [S, V]: a variable, or a transposed embedding."""
+        if self._kernel is not None:
+            return self._kernel
+        if not self.tied:
+            return self.layer.kernel
+        if self.layer.tie_weights:
+            return ops.transpose(self.layer.embeddings)
+        return self.layer.reverse_embeddings
+
+    @property
+    def bias(self):
+        """Bias [V], or None."""
+        if isinstance(self.layer, keras.layers.Dense):
+            return self.layer.bias if self.layer.use_bias else None
+        return self._bias
+
+    def tensors(self):
+        """Kernel [S, V] and bias [V] (or None) as plain tensors, for custom gradients."""
+        return tuple(None if v is None else ops.copy(v) for v in (self.kernel, self.bias))
+
+    def call(self, features):
+        kernel, bias = (
+            None if t is None else ops.cast(t, self.compute_dtype) for t in self.tensors()
+        )
+        logits = ops.matmul(ops.cast(features, self.compute_dtype), kernel)
+        return logits if bias is None else logits + bias
+
+    def compute_output_shape(self, features_shape):
+        return (*features_shape[:-1], self.vocab_size)
+
+    def get_config(self) -> dict:
+        if self.tied:
+            raise ValueError(
+                "An Unembedding tied to an embedding layer has no configuration of its own: the "
+                "model that owns the embedding stores it (see FWLCausalLM)."
+            )
+        config = super().get_config()
+        config.update(
+            vocab_size=self.vocab_size,
+            use_bias=self.use_bias,
+            layer=keras.saving.serialize_keras_object(self.layer) if self.layer else None,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        config["layer"] = keras.saving.deserialize_keras_object(config["layer"])
+        return cls(**config)
+
+
+def _is_embedding(layer):
+    # KerasHub's ReversibleEmbedding is Keras' from 0.24 on; its own before had the same attributes.
+    return isinstance(layer, keras.layers.Embedding) and hasattr(layer, "tie_weights")

@@ -1,0 +1,128 @@
+"""Which tokens of a call belong to which piece of which row's segments.
+
+Rows of a batch may stand at different places of their segments, and tokens may be missing
+anywhere. A call is therefore read in pieces: piece k takes from every row those of its existing
+tokens that fall into the k-th segment it touches. Pieces have one width whatever the places, so
+that a row's arithmetic does not depend on its neighbours.
+"""
+
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from fwl_keras.ops._shapes import ceil_div, minimum
+
+MAX_UNROLLED = 16
+
+
+class Pieces(NamedTuple):
+    """How a call is cut.
+
+    Attributes:
+        count: number of pieces, int or integer tensor.
+        width: tokens a piece, int or integer tensor.
+        order: int32 tensor [B, T], row by row the places of existing tokens, then the others.
+        existing: int32 tensor [B], number of existing tokens.
+        position: int32 tensor [B], tokens already in the row's open segment.
+        length: int or None, tokens a segment.
+    """
+
+    count: object
+    width: object
+    order: object
+    existing: object
+    position: object
+    length: int | None
+
+
+def cut_pieces(exists, position, length: int | None) -> Pieces:
+    """Lay the existing tokens of a call out over segments.
+
+    Args:
+        exists: bool tensor [B, T].
+        position: int32 tensor [B], in [0, length).
+        length: tokens a segment, or None for one segment without end.
+
+    Returns:
+        The cut, for `take_piece`.
+    """
+    total = ops.shape(exists)[1]
+    steps = ops.arange(total, dtype="int32")
+    order = ops.argsort(ops.where(exists, steps, steps + total), axis=1)
+    existing = ops.sum(ops.cast(exists, "int32"), axis=1)
+    count, width = 1, total
+    if length is not None:
+        # The furthest a row can reach: one token short of a boundary, and every token exists.
+        count, width = ceil_div(length - 1 + total, length), minimum(total, length)
+    return Pieces(count, width, ops.cast(order, "int32"), existing, position, length)
+
+
+def take_piece(pieces: Pieces, k):
+    """Where piece k's tokens stand in the call.
+
+    Args:
+        pieces: the cut.
+        k: index of the piece, int or integer tensor.
+
+    Returns:
+        places: int32 tensor [B, width] of indices into T.
+        valid: bool tensor [B, width], which of them belong to the piece.
+    """
+    start, stop = ops.zeros_like(pieces.position), pieces.existing
+    if pieces.length is not None:
+        start = ops.maximum(start, k * pieces.length - pieces.position)
+        stop = ops.minimum(stop, (k + 1) * pieces.length - pieces.position)
+    index = start[:, None] + ops.arange(pieces.width, dtype="int32")
+    valid = index < stop[:, None]
+    last = ops.shape(pieces.order)[1] - 1
+    return gather_rows(pieces.order, ops.minimum(index, last)), valid
+
+
+def gather_rows(x, places):
+    """x[b, places[b, i]] for x [B, T, ...] and places [B, P]: [B, P, ...]."""
+    batch, total = ops.shape(x)[0], ops.shape(x)[1]
+    flat = ops.reshape(x, (batch * total, *x.shape[2:]))
+    return ops.take(flat, places + _row_starts(batch, total), axis=0)
+
+
+def scatter_rows(buffer, places, valid, values, total):
+    """Write values [B, P, ...] where they belong.
+
+    Args:
+        buffer: tensor [B * T + 1, ...]; the last row takes what does not exist.
+        places: int32 tensor [B, P] of indices into T.
+        valid: bool tensor [B, P], which of them exist.
+        values: tensor [B, P, ...].
+        total: T.
+
+    Returns:
+        The buffer with the values written.
+    """
+    batch = ops.shape(places)[0]
+    index = ops.where(valid, places + _row_starts(batch, total), batch * total)
+    return ops.scatter_update(
+        buffer, ops.reshape(index, (-1, 1)), ops.reshape(values, (-1, *buffer.shape[1:]))
+    )
+
+
+def _row_starts(batch, total):
+    return ops.arange(batch, dtype="int32")[:, None] * total
+
+
+def repeat(body, carry, count):
+    """`carry = body(k, carry)` for k in range(count), differentiable.
+
+    Unrolled where the count is known and small, and always on JAX, whose while loop has no reverse
+    mode; elsewhere a loop whose number of iterations is bounded, which XLA needs for gradients.
+    """
+    if isinstance(count, int) and (count <= MAX_UNROLLED or keras.backend.backend() == "jax"):
+        for k in range(count):
+            carry = body(k, carry)
+        return carry
+    return ops.while_loop(
+        lambda k, _: k < count,
+        lambda k, carry: (k + 1, body(k, carry)),
+        (0, carry),
+        maximum_iterations=count,
+    )[1]
