@@ -58,7 +58,8 @@ def load_corpus(
     if name_or_path in CORPUS_NAMES:
         return download_wikitext(name_or_path, cache_dir)
     path = Path(name_or_path).expanduser()
-    if not path.exists():
+    # An empty name is a mistake, though Path takes it for the current directory.
+    if name_or_path == "" or not path.exists():
         raise ValueError(
             f"name_or_path={str(name_or_path)!r} is neither a corpus nor an existing path; give "
             f"one of {', '.join(CORPUS_NAMES)}, a {', '.join(SUFFIXES)} file, or a directory of "

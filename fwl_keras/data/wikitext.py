@@ -12,9 +12,10 @@ from fwl_keras.data.corpus import Corpus
 from fwl_keras.data.document import Document
 from fwl_keras.data.words import word_count
 
-# A title between two blank lines. Section titles have more signs (` = = History = = `), and the
-# legends of tables have the form of a title but no blank lines around it.
-_TITLE = re.compile(r"(?:^|(?<=\n))[ \t]*\n( = (?!= ).* = \n)(?=[ \t]*(?:\n|$))")
+# A title with a blank line after it. Section titles have more signs (` = = History = = `), and the
+# legends of tables have the form of a title but no blank lines around it. The line before is
+# checked afterwards: a pattern that starts with fixed text is more than twice as fast.
+_TITLE = re.compile(r"\n( = (?!= ).* = \n)(?=[ \t]*(?:\n|$))")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,11 @@ def split_wikitext(text: str, name: str) -> tuple[Document, ...]:
         >>> [d.name for d in split_wikitext(" \n = One = \n \n Text . \n", "valid")]
         ['One']
     """
-    titles = list(_TITLE.finditer(text))
+    titles = [
+        match
+        for match in _TITLE.finditer(text)
+        if not text[text.rfind("\n", 0, match.start()) + 1 : match.start()].strip()
+    ]
     starts = [match.start(1) for match in titles]
     names = [match.group(1).strip(" =\n") for match in titles]
     if not starts or text[: starts[0]].strip():
