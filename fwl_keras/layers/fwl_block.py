@@ -171,9 +171,9 @@ class FWLBlock(keras.layers.Layer):
         self.project = FastDense(size, name="project", **dense)
         self.normalization = FastLayerNormalization(epsilon, name="normalization", **fast)
         self.unembedding = None
-        self._tied_to = None
+        self.tied_to = None
         if isinstance(unembedding, str):
-            self._tied_to = unembedding
+            self.tied_to = unembedding
         else:
             self.set_unembedding(unembedding)
 
@@ -206,7 +206,7 @@ class FWLBlock(keras.layers.Layer):
             )
         if self.unembedding is None:
             raise ValueError(
-                f"This block was tied to the embedding {self._tied_to!r}; call "
+                f"This block was tied to the embedding {self.tied_to!r}; call "
                 "`set_unembedding(layer)` with that layer before using it."
             )
         self.expand.build(x_shape)
@@ -541,7 +541,7 @@ class FWLBlock(keras.layers.Layer):
     def get_config(self) -> dict:
         config = super().get_config()
         config.pop("autocast", None)
-        unembedding = self._tied_to
+        unembedding = self.tied_to
         if self.unembedding is not None and self.unembedding.layer is not None:
             layer = self.unembedding.layer
             unembedding = (
@@ -566,6 +566,11 @@ class FWLBlock(keras.layers.Layer):
             kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
         )
         return config
+
+    def get_build_config(self):
+        # A tied block is built once it has its embedding back.
+        tied = self.unembedding is None or self.unembedding.tied
+        return None if tied else super().get_build_config()
 
     @classmethod
     def from_config(cls, config):

@@ -1,0 +1,317 @@
+"""A causal language model that adapts to the text it is reading."""
+
+import keras
+from keras import ops
+
+from fwl_keras.layers.fwl_block import FWLBlock
+from fwl_keras.models.perplexity import Perplexity
+from fwl_keras.ops import cross_entropy, next_token_targets
+
+
+@keras.saving.register_keras_serializable(package="fwl_keras")
+class FWLCausalLM(keras.Model):
+    """Any Keras body that maps token ids to features, with a fast weight block on top.
+
+    Trains with `fit` on batches of token ids alone: labels are the ids shifted by one, and the
+    loss is computed from the features in blocks of tokens, so that logits [B, T, V] never exist.
+    Batches may also have KerasHub's form `(x, y, sample_weight)`; `sample_weight` weighs the
+    training loss only, while the steps of the fast weights are weighted by the padding mask.
+
+    `loss` is the mean negative log-likelihood in nats per token plus the layers' own losses,
+    `perplexity` its exponential without them. `adaptation_gain` is what the fast weights gain, in
+    nats per token, over the weights their segment began with; `evaluate` also reports
+    `total_gain`, over the trained weights. Both are diagnostics: an improvement over a model
+    without fast weights is measured against one trained with `use_fast_weights=False`.
+
+    Args:
+        backbone: layer or model from int ids [B, T] to features [B, T, D], causal; or a KerasHub
+            backbone, which takes a dict of `token_ids` and `padding_mask`.
+        block: FWLBlock. With `unembedding=` an embedding layer of the backbone the two are tied.
+        preprocessor: a KerasHub preprocessor to keep with the model, or None.
+        pad_token_id: id that marks padding in batches of ids without a mask. None: the
+            preprocessor's, else no id does.
+        **kwargs: keyword arguments of `keras.Model`.
+
+    Call arguments:
+        inputs: int tensor [B, T], or dict of `token_ids` [B, T] and `padding_mask` [B, T].
+        labels: int tensor [B, T]; None: the ids shifted by one.
+        weights: float tensor [B, T] of the block's losses; None: from the padding mask.
+        state: state of the block, or None. With a state the labels must be given: the last
+            token's is not among the ids.
+        return_state: whether to return the block's state too.
+        output: `"logits"`, `"features"`, `"loss"` (see FWLBlock, with `weights` added), or
+            `"evaluation"` (with `trained_loss` added, that of the trained weights).
+
+    Raises:
+        ValueError: if an argument does not fit.
+
+    Example:
+        >>> body = keras.Sequential([keras.layers.Embedding(50, 16),
+        ...                          keras.layers.GRU(16, return_sequences=True)])
+        >>> lm = FWLCausalLM(body, FWLBlock(size=16, vocab_size=50))
+        >>> lm.compile("adam")
+        >>> lm.fit(np.random.randint(50, size=(8, 32)))
+    """
+
+    def __init__(
+        self,
+        backbone: keras.layers.Layer,
+        block: FWLBlock,
+        preprocessor=None,
+        pad_token_id: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        if not isinstance(block, FWLBlock):
+            raise ValueError(f"`block` must be an FWLBlock; received {block!r}.")
+        if not isinstance(backbone, keras.layers.Layer):
+            raise ValueError(
+                f"`backbone` must be a Keras layer or model from token ids to features; received "
+                f"{backbone!r}."
+            )
+        self.backbone = backbone
+        self.block = block
+        self.preprocessor = preprocessor
+        if pad_token_id is None:
+            pad_token_id = getattr(getattr(preprocessor, "tokenizer", None), "pad_token_id", None)
+        self.pad_token_id = pad_token_id
+        self.sampler = None
+        self.perplexity_tracker = Perplexity()
+        self.adaptation_gain_tracker = keras.metrics.Mean(name="adaptation_gain")
+        self.total_gain_tracker = keras.metrics.Mean(name="total_gain")
+        self._takes_dict = isinstance(getattr(backbone, "input", None), dict)
+        self._build_parts()
+
+    def _build_parts(self):
+        """Create all weights now, so that a model is complete as soon as it exists."""
+        token_ids = keras.KerasTensor((None, None), "int32")
+        features = self._features(token_ids, keras.KerasTensor((None, None), "bool"), None)
+        if len(features.shape) != 3 or features.shape[-1] is None:
+            raise ValueError(
+                "`backbone` must map token ids [batch, length] to features [batch, length, width]; "
+                f"its output has shape {tuple(features.shape)}."
+            )
+        if not self.block.built:
+            self.block.build(features.shape)
+        self.built = True
+
+    def build(self, *args, **kwargs):
+        """Nothing is left to build: the constructor did."""
+
+    def _features(self, token_ids, padding_mask, training):
+        inputs = token_ids
+        if self._takes_dict:
+            if padding_mask is None:
+                padding_mask = ops.ones_like(token_ids, "bool")
+            inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        return self.backbone(inputs, training=training)
+
+    def call(
+        self,
+        inputs,
+        labels=None,
+        weights=None,
+        state=None,
+        return_state=False,
+        output="logits",
+        training=None,
+    ):
+        token_ids, padding_mask = self._split_inputs(inputs)
+        x = self._features(token_ids, padding_mask, training)
+        if padding_mask is None:
+            padding_mask = getattr(x, "_keras_mask", None)
+        if labels is None:
+            if state is not None or return_state:
+                raise ValueError(
+                    "`labels` must be given with a state: the label of the last token is not "
+                    "among `inputs`."
+                )
+            labels, derived = next_token_targets(token_ids, padding_mask)
+        else:
+            derived = _label_weights(labels, padding_mask)
+        weights = derived if weights is None else weights
+
+        evaluation = output == "evaluation"
+        result = self.block(
+            x,
+            labels,
+            weights,
+            state=state,
+            x_mask=padding_mask,
+            return_state=return_state,
+            output="loss" if evaluation else output,
+        )
+        if output not in ("loss", "evaluation"):
+            return result
+        losses, state = result if return_state else (result, None)
+        losses = {**losses, "weights": weights}
+        if evaluation:
+            losses["trained_loss"] = self._trained_loss(x, labels, padding_mask)
+        return (losses, state) if return_state else losses
+
+    def _trained_loss(self, x, labels, padding_mask):
+        """Losses [B, T] with the trained weights: one more, read-only pass of the block."""
+        features = self.block(x, x_mask=padding_mask, output="features")
+        labels = ops.clip(ops.cast(labels, "int32"), 0, self.block.vocab_size - 1)
+        return cross_entropy(features, *self.block.unembedding.tensors(), labels)
+
+    def _split_inputs(self, inputs):
+        """Token ids [B, T], and the bool padding mask [B, T] or None."""
+        if not isinstance(inputs, dict):
+            mask = None if self.pad_token_id is None else ops.not_equal(inputs, self.pad_token_id)
+            return inputs, mask
+        if "token_ids" not in inputs:
+            raise ValueError(
+                "`inputs` given as a dict must hold `token_ids` (and `padding_mask`); received "
+                f"{sorted(inputs)}."
+            )
+        mask = inputs.get("padding_mask")
+        return inputs["token_ids"], None if mask is None else ops.cast(mask, "bool")
+
+    def compute_loss_and_counts(self, inputs, labels=None, sample_weight=None, training=True):
+        """The training loss, and what the trackers add up; the same on every backend.
+
+        Args:
+            inputs: as for `call`.
+            labels: int tensor [B, T], or None to shift the ids.
+            sample_weight: tensor [B, T] or [B], or None for the block's weights.
+            training: True for a step of `fit`, False for one of `evaluate`.
+
+        Returns:
+            The loss, a float32 scalar: sum(w * nll) / sum(w) + sum(self.losses); and a dict of
+            float32 scalars: `tokens` = sum(w), and means in nats per token, `nll`,
+            `adaptation_gain` and, with `training=False`, `total_gain`.
+        """
+        losses = self(
+            inputs, labels=labels, training=training, output="loss" if training else "evaluation"
+        )
+        w = losses["weights"]
+        if sample_weight is not None:
+            sample_weight = ops.cast(sample_weight, "float32")
+            if len(sample_weight.shape) == 1:
+                sample_weight = sample_weight[:, None] * w
+            w = sample_weight
+        tokens = ops.sum(w)
+
+        def mean(loss):
+            # A weight of 0 drops a loss that is not finite, which a product would not.
+            total = ops.sum(ops.where(ops.equal(w, 0), 0.0, w * loss))
+            return ops.divide_no_nan(total, tokens)
+
+        nll = mean(losses["loss"])
+        counts = {
+            "tokens": tokens,
+            "nll": nll,
+            "adaptation_gain": mean(losses["slow_loss"]) - nll,
+        }
+        if not training:
+            counts["total_gain"] = mean(losses["trained_loss"]) - nll
+        return nll + sum(ops.cast(loss, "float32") for loss in self.losses), counts
+
+    def update_trackers(self, loss, counts) -> dict:
+        """Add one batch to the trackers, each weighted by its tokens; return their results."""
+        tokens = counts["tokens"]
+        trackers = [
+            (self._loss_tracker, loss),
+            (self.perplexity_tracker, counts["nll"]),
+            (self.adaptation_gain_tracker, counts["adaptation_gain"]),
+        ]
+        if "total_gain" in counts:
+            trackers.append((self.total_gain_tracker, counts["total_gain"]))
+        for tracker, value in trackers:
+            tracker.update_state(value, sample_weight=tokens)
+        return {tracker.name: tracker.result() for tracker, _ in trackers}
+
+    def train_step(self, *args, **kwargs):
+        return _steps().train_step(self, *args, **kwargs)
+
+    def test_step(self, *args, **kwargs):
+        return _steps().test_step(self, *args, **kwargs)
+
+    def compile(self, optimizer="adam", *, sampler="top_k", **kwargs) -> None:
+        """Prepare the model for `fit`; the loss is its own.
+
+        Args:
+            optimizer: a Keras optimizer or its name.
+            sampler: a KerasHub sampler or its name, kept for generation.
+            **kwargs: other keyword arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: for `loss`, `loss_weights`, `metrics` or `weighted_metrics`, which would
+                be ignored.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}`={kwargs[name]!r} would be ignored: the model computes its loss and "
+                    "metrics itself, without ever holding the logits. Leave it out."
+                )
+        self.sampler = sampler
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def get_compile_config(self) -> dict:
+        config = super().get_compile_config()
+        return {**config, "sampler": keras.saving.serialize_keras_object(self.sampler)}
+
+    def compile_from_config(self, config) -> None:
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        self.optimizer.build(self.trainable_variables)
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "block": keras.saving.serialize_keras_object(self.block),
+            "preprocessor": (
+                None
+                if self.preprocessor is None
+                else keras.saving.serialize_keras_object(self.preprocessor)
+            ),
+            "pad_token_id": self.pad_token_id,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for name in ("backbone", "block", "preprocessor"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(
+                    config[name], custom_objects=custom_objects
+                )
+        block = config["block"]
+        if block.unembedding is None:
+            block.set_unembedding(_find_layer(config["backbone"], block.tied_to))
+        return cls(**config)
+
+
+def _label_weights(labels, padding_mask):
+    """Weights [B, T] of given labels: 0 where the token or the next one does not exist."""
+    if padding_mask is None:
+        return ops.ones(ops.shape(labels)[:2], "float32")
+    mask = ops.cast(padding_mask, "float32")
+    return mask * ops.concatenate([mask[:, 1:], ops.ones_like(mask[:, :1])], axis=1)
+
+
+def _find_layer(backbone, name):
+    for layer in backbone._flatten_layers():
+        if layer.name == name:
+            return layer
+    raise ValueError(
+        f"The block is tied to an embedding called {name!r}, which is not a layer of the backbone "
+        f"{backbone.name!r}."
+    )
+
+
+def _steps():
+    """The module with this backend's training and test step."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"FWLCausalLM trains on the TensorFlow backend; KERAS_BACKEND is {backend!r}."
+        )
+    from fwl_keras.models import tensorflow_steps
+
+    return tensorflow_steps
