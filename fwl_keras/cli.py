@@ -1,0 +1,311 @@
+"""The `fwl-keras` command.
+
+Whatever is slow to import is imported inside the commands, so that `--help` is not.
+"""
+
+import contextlib
+import datetime
+import os
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+app = typer.Typer(
+    name="fwl-keras",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Language models with fast weights: they go on learning while they read.\n\n"
+        "New here? [bold]fwl-keras quickstart[/bold] shows in six minutes what that is worth. "
+        "[bold]fwl-keras train my_book.txt[/bold] trains a model on your own text."
+    ),
+)
+
+
+class Preset(StrEnum):
+    """Names of presets, for the command line; the numbers are in `runs.config.PRESETS`."""
+
+    quickstart = "quickstart"
+    tiny = "tiny"
+    small = "small"
+
+
+class Split(StrEnum):
+    """Held-out splits."""
+
+    valid = "valid"
+    test = "test"
+
+
+class Dtype(StrEnum):
+    """Dtype policies of the body and the block; the fast weights' state is always float32."""
+
+    float32 = "float32"
+    mixed_bfloat16 = "mixed_bfloat16"
+
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show where in the program an error came from.")
+]
+
+
+@app.command()
+def quickstart(
+    to: Annotated[
+        Path | None, typer.Option(help="Directory of the results. Default: runs/quickstart-TIME.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue the quickstart in this directory.")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="Time it may take; fewer steps are trained where need be.")
+    ] = 6.0,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each model.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and text order.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Train one small model with and one without fast weights, and compare them.
+
+    Needs no data and no network: the text is Python's own standard library. Prints a table and
+    draws the learning curves and the gain against position in the document.
+    """
+    console = Console()
+    if resume is not None and not (resume / "baseline" / "config.json").exists():
+        _fail(f"{str(resume)!r} has no quickstart to continue; leave --resume out to begin one")
+    directory = resume or to or _default_directory("quickstart")
+    with _reported(console, debug, f"fwl-keras quickstart --resume {directory}"):
+        with _quiet_frameworks():
+            from fwl_keras.runs.quickstart import quickstart as run_quickstart
+        from fwl_keras.runs.config import RunConfig
+
+        if resume is None:
+            _check_new(directory)
+        config = RunConfig.from_preset("quickstart", steps=steps, seed=seed)
+        run_quickstart(directory, config, console, minutes=minutes)
+
+
+@app.command()
+def train(
+    corpus: Annotated[
+        str | None,
+        typer.Argument(
+            help="A .txt or .jsonl file (or .gz), a directory of them, or one of python-stdlib, "
+            "wikitext-2, wikitext-103.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[Preset, typer.Option(help="Size of model and training.")] = Preset.tiny,
+    to: Annotated[
+        Path | None, typer.Option(help="Directory of the run. Default: runs/CORPUS-TIME.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Continue the run in this directory; it knows all other settings."),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Without fast weights: same parameters, no steps.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and text order.")] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Ids of the tokeniser.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens in a training window.")] = None,
+    segment_length: Annotated[
+        int | None, typer.Option(help="Tokens between two consolidations of the fast weights.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Windows in a batch.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Transformer layers.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of body and block.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    interval: Annotated[
+        int | None, typer.Option(help="Steps between two checkpoints (and lines of metrics).")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="mixed_bfloat16 for recent GPUs.", show_default=False)
+    ] = None,
+    jit: Annotated[
+        bool | None,
+        typer.Option("--jit/--no-jit", help="Compile the training step with XLA: slow start."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Train a language model with fast weights on a text.
+
+    [bold]fwl-keras train my_book.txt[/bold] is enough. The run's directory gets the model, its
+    tokeniser and configuration, metrics.jsonl, TensorBoard logs and a picture. Interrupt it
+    whenever you like: --resume continues it to the same result.
+    """
+    console = Console()
+    choices = {
+        "steps": steps,
+        "seed": seed,
+        "vocab_size": vocab_size,
+        "length": length,
+        "segment_length": segment_length,
+        "batch_size": batch_size,
+        "layers": layers,
+        "width": width,
+        "heads": heads,
+        "learning_rate": learning_rate,
+        "interval": interval,
+        "dtype": None if dtype is None else dtype.value,
+        "jit_compile": jit,
+    }
+    if resume is not None:
+        given = [f"--{name.replace('_', '-')}" for name, value in choices.items() if value]
+        given += ["CORPUS"] * bool(corpus) + ["--to"] * bool(to) + ["--baseline"] * baseline
+        if given:
+            _fail(f"--resume takes everything from the run; leave out {', '.join(given)}")
+        directory = resume
+    elif corpus is None:
+        _fail("name a text to train on, for example: fwl-keras train my_book.txt")
+    else:
+        directory = to or _default_directory(_short_name(corpus))
+    with _reported(console, debug, f"fwl-keras train --resume {directory}"):
+        if resume is None:
+            _check_new(directory)
+        with _quiet_frameworks():
+            from fwl_keras.runs.train import resume_run, start_run
+        if resume is not None:
+            run = resume_run(directory, console)
+        else:
+            from fwl_keras.runs.config import RunConfig
+
+            config = RunConfig.from_preset(
+                preset.value, corpus=_absolute(corpus), fast_weights=not baseline, **choices
+            )
+            console.print(f"The run is in {directory}.", soft_wrap=True)
+            run = start_run(directory, config, console, steps_given=steps is not None)
+        console.print(
+            f"Finished: {run.model} is the model. Measure it with: fwl-keras evaluate {run.path}",
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.", show_default=False)],
+    corpus: Annotated[
+        str | None, typer.Option(help="Another text than the run's own: a name or a path.")
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Which held-out part of it.")] = Split.valid,
+    debug: Debug = False,
+) -> None:
+    """Measure a finished run on held-out text.
+
+    Writes the figures to evaluation.json in the run, too.
+    """
+    console = Console()
+    with _reported(console, debug):
+        with _quiet_frameworks():
+            from fwl_keras.runs.evaluate import evaluate_run
+        result = evaluate_run(run, corpus=corpus, split=split.value, progress=True)
+        console.print(_evaluation_table(result))
+
+
+def main() -> None:
+    """Runs the command."""
+    if hasattr(sys.stdout, "reconfigure"):
+        # A pipe's encoding may not know the characters of a table.
+        sys.stdout.reconfigure(errors="replace")
+    app()
+
+
+def _evaluation_table(result: dict) -> Table:
+    table = Table(title=f"{result['corpus']}, {result['split']}", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("documents", f"{result['documents']:,}")
+    table.add_row("tokens", f"{result['tokens']:,}")
+    table.add_row("perplexity per token", f"{result['perplexity_per_token']:,.2f}")
+    if "perplexity_per_word" in result:
+        table.add_row("perplexity per word", f"{result['perplexity_per_word']:,.2f}")
+    table.add_row("bits per byte", f"{result['bits_per_byte']:.3f}")
+    table.add_section()
+    for name in ("adaptation_gain", "total_gain"):
+        title = f"{name.replace('_', ' ')} (diagnostic, nats per token)"
+        table.add_row(title, f"{result[name]:.4f}")
+    table.caption = f"Windows of {result['window_tokens']} tokens, each read on its own."
+    return table
+
+
+@contextlib.contextmanager
+def _reported(console: Console, debug: bool, resume: str | None = None) -> Iterator[None]:
+    """Turns a user's error into one line and an interruption into advice."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        _fail(str(error))
+    except KeyboardInterrupt:
+        console.print()
+        console.print(
+            "Interrupted." if resume is None else f"Interrupted. Continue with: {resume}",
+            soft_wrap=True,
+            markup=False,
+        )
+        raise typer.Exit(130) from None
+
+
+def _fail(message: str) -> None:
+    """Prints one red line and leaves with status 2."""
+    line = " ".join(message.split())
+    Console(stderr=True).print(f"[red]Error:[/red] {escape(line)}", soft_wrap=True, highlight=False)
+    raise typer.Exit(2)
+
+
+@contextlib.contextmanager
+def _quiet_frameworks() -> Iterator[None]:
+    """Keeps TensorFlow's notes about the processor off the screen while it is imported.
+
+    Some are written before it looks at `TF_CPP_MIN_LOG_LEVEL`, straight to the file descriptor.
+    A user who sets that variable sees everything.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    screen = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+
+
+def _check_new(directory: Path) -> None:
+    """Fails before anything slow is imported."""
+    from fwl_keras.runs.directory import check_new
+
+    check_new(directory)
+
+
+def _default_directory(name: str) -> Path:
+    return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _short_name(corpus: str) -> str:
+    """A corpus's name without directories and suffixes, for the run's own name."""
+    return Path(corpus).resolve().name.split(".")[0] or "run"
+
+
+def _absolute(corpus: str) -> str:
+    """The path of a user's text from everywhere, so that a run can be resumed from everywhere."""
+    from fwl_keras.data.load_corpus import CORPUS_NAMES
+
+    path = Path(corpus).expanduser()
+    return str(path.resolve()) if corpus not in CORPUS_NAMES and path.exists() else corpus

@@ -1,0 +1,205 @@
+"""What a run is: every number that its result depends on."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fwl_keras.data.sentencepiece_tokenizer import MIN_VOCAB_SIZE
+
+# What differs from RunConfig's defaults, preset by preset.
+PRESETS: dict[str, dict] = {
+    # Two of these within six minutes on two cores.
+    "quickstart": {
+        "layers": 2,
+        "width": 128,
+        "block_size": 128,
+        "heads": 4,
+        "length": 256,
+        "steps": 600,
+        "jit_compile": True,
+        # Its learning curves are on text read for the first time: no need for held-out text too.
+        "validation_windows": 0,
+    },
+    # A laptop's lunch break.
+    "tiny": {"layers": 3, "width": 128, "block_size": 128, "heads": 4, "steps": 2000},
+    # A GPU, or a night.
+    "small": {
+        "layers": 6,
+        "width": 384,
+        "block_size": 384,
+        "heads": 6,
+        "vocab_size": 8192,
+        "length": 512,
+        "batch_size": 16,
+        "steps": 20_000,
+        "learning_rate": 1e-3,
+        "interval": 100,
+        "jit_compile": True,
+    },
+}
+
+DTYPES = ("float32", "mixed_bfloat16")
+
+_AT_LEAST_ONE = (
+    "layers",
+    "width",
+    "heads",
+    "block_size",
+    "batch_size",
+    "steps",
+    "interval",
+    "validation_every",
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every choice that a run's result depends on; kept as `config.json` in the run.
+
+    Attributes:
+        corpus: A corpus's name or the path of a user's own texts.
+        vocab_size: The tokeniser's ids, at least 300.
+        layers: Transformer layers of the body.
+        width: Width of the body's features.
+        heads: Attention heads; `width / heads` is even, for rotary positions.
+        block_size: Width of the fast weight block.
+        tie_embeddings: Whether the block's unembedding is the body's embedding; then `block_size`
+            is `width`.
+        segment_length: Tokens in a segment of the block; None for one segment.
+        fast_weights: False trains the baseline: the same parameters, no steps while reading.
+        length: Tokens in a training window.
+        batch_size: Windows in a batch.
+        steps: Optimizer steps.
+        learning_rate: The highest learning rate.
+        final_learning_rate: The last one, as a part of the highest.
+        warmup: Part of the steps in which the learning rate rises.
+        weight_decay: AdamW's, per unit of learning rate.
+        seed: Seed of the weights and of the order of the text.
+        dtype: `"float32"` or `"mixed_bfloat16"`.
+        jit_compile: Whether XLA compiles the training step.
+        interval: Steps between two lines of metrics, which are also checkpoints.
+        validation_every: Intervals between two looks at held-out text.
+        validation_windows: At most so many windows of it; 0 for none.
+
+    Raises:
+        ValueError: A value is out of its range.
+
+    Example:
+        >>> RunConfig.from_preset("tiny", steps=100).steps
+        100
+    """
+
+    corpus: str = "python-stdlib"
+    vocab_size: int = 4096
+    layers: int = 2
+    width: int = 128
+    heads: int = 4
+    block_size: int = 128
+    tie_embeddings: bool = False
+    segment_length: int | None = 128
+    fast_weights: bool = True
+    length: int = 256
+    batch_size: int = 8
+    steps: int = 1000
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 0.1
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 0
+    dtype: str = "float32"
+    jit_compile: bool = False
+    interval: int = 25
+    validation_every: int = 4
+    validation_windows: int = 64
+
+    def __post_init__(self) -> None:
+        for name in _AT_LEAST_ONE:
+            self._require(name, getattr(self, name) >= 1, "must be at least 1")
+        for name in ("seed", "validation_windows", "weight_decay"):
+            self._require(name, getattr(self, name) >= 0, "must not be negative")
+        self._require("learning_rate", self.learning_rate > 0, "must be above 0")
+        for name in ("warmup", "final_learning_rate"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "must be between 0 and 1")
+        self._require(
+            "vocab_size",
+            self.vocab_size >= MIN_VOCAB_SIZE,
+            f"must be at least {MIN_VOCAB_SIZE}, for 256 ids are bytes",
+        )
+        self._require("length", self.length >= 2, "must be at least 2: one token predicts another")
+        self._require(
+            "segment_length",
+            self.segment_length is None or self.segment_length >= 1,
+            "must be at least 1, or None",
+        )
+        self._require(
+            "width",
+            self.width % (2 * self.heads) == 0,
+            f"must be a multiple of 2 * heads = {2 * self.heads}, for rotary positions",
+        )
+        self._require(
+            "block_size",
+            not self.tie_embeddings or self.block_size == self.width,
+            f"must be width={self.width} with tied embeddings",
+        )
+        self._require("dtype", self.dtype in DTYPES, f"must be one of {', '.join(DTYPES)}")
+
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} {what}; received {name}={getattr(self, name)!r}")
+
+    @classmethod
+    def from_preset(cls, preset: str, **changes) -> "RunConfig":
+        """Returns a preset's configuration with some values changed.
+
+        Args:
+            preset: A name in `PRESETS`.
+            **changes: Attributes; those that are None keep the preset's value.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: There is no such preset, or a value is out of its range.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}; received {preset!r}")
+        given = {name: value for name, value in changes.items() if value is not None}
+        # The block is as wide as the body unless someone says otherwise.
+        if "width" in given and "block_size" not in given:
+            given["block_size"] = given["width"]
+        return cls(**{**PRESETS[preset], **given})
+
+    def replace(self, **changes) -> "RunConfig":
+        """Returns a copy with some values changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        """Returns the configuration as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RunConfig":
+        """Reads what `to_json` wrote.
+
+        Args:
+            path: A file.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: The file cannot be read, or has values that this version does not know.
+        """
+        try:
+            values = json.loads(Path(path).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as a run's configuration: {error}") from error
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(
+                f"{path} has {', '.join(unknown)}, which this version of fwl_keras does not know; "
+                "use the version that wrote it"
+            )
+        return cls(**values)

@@ -1,0 +1,107 @@
+"""Measuring a finished run on held-out text."""
+
+import json
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from fwl_keras.data import SentencePieceTokenizer, load_corpus, word_count
+from fwl_keras.evaluation import token_losses
+from fwl_keras.models import FWLCausalLM
+from fwl_keras.runs.config import RunConfig
+from fwl_keras.runs.directory import RunDirectory, replace_file
+from fwl_keras.runs.held_out import HeldOut, held_out
+
+_LOG_2 = math.log(2.0)
+
+
+def evaluate_run(
+    path: str | Path, *, corpus: str | None = None, split: str = "valid", progress: bool = False
+) -> dict:
+    """Measures a finished run and writes `evaluation.json`.
+
+    Args:
+        path: The run's directory.
+        corpus: Another corpus's name or path; None for the run's own.
+        split: `"valid"` or `"test"`.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        The measures, see `measure`, with `corpus` and `split`.
+
+    Raises:
+        ValueError: There is no finished run, or no text in the split.
+    """
+    if split not in ("valid", "test"):
+        raise ValueError(f'split must be "valid" or "test"; received split={split!r}')
+    run = RunDirectory.open(path)
+    if not run.finished:
+        raise ValueError(
+            f"{str(path)!r} is not finished: it has no model.keras; finish it with "
+            f"`fwl-keras train --resume {path}`"
+        )
+    config = RunConfig.load(run.config)
+    tokenizer = SentencePieceTokenizer.load(run.tokenizer)
+    source = load_corpus(corpus or config.corpus)
+    documents = source.valid if split == "valid" else source.test
+    if not documents:
+        raise ValueError(f"corpus={source.name!r} has no text in its {split} split")
+    lm = keras.saving.load_model(run.model, compile=False)
+    windows = held_out(documents, tokenizer, config.length)
+    measures = measure(lm, windows, tokenizer.pad_id, config.batch_size, progress=progress)
+    if source.name.startswith("wikitext"):
+        words = sum(word_count(document.text) for document in documents)
+        measures["perplexity_per_word"] = math.exp(measures["total_nll_nats"] / words)
+    result = {"corpus": source.name, "split": split, **measures}
+    text = json.dumps(result, indent=2) + "\n"
+    replace_file(run.evaluation, lambda file: file.write_text(text, "utf-8"))
+    return result
+
+
+def measure(
+    lm: FWLCausalLM, data: HeldOut, pad_id: int, batch_size: int, *, progress: bool = False
+) -> dict:
+    """Measures a model on held-out windows, each read on its own.
+
+    Args:
+        lm: The model.
+        data: The windows.
+        pad_id: Id that fills up windows.
+        batch_size: Windows read at once.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        `documents`, `tokens`, `window_tokens`, `total_nll_nats`, `perplexity_per_token`,
+        `bits_per_byte`, and in nats per token `adaptation_gain` and `total_gain` (diagnostics: the
+        gain over the same model's slow weights, not over a model trained without fast weights).
+    """
+    losses = token_losses(
+        lm, data.windows, batch_size=batch_size, pad_token_id=pad_id, progress=progress
+    )
+    total = float(np.nansum(losses, dtype=np.float64))
+    tokens = int(np.isfinite(losses).sum())
+    return {
+        "documents": len(data.texts),
+        "tokens": tokens,
+        "window_tokens": int(data.windows.shape[1] - 1),
+        "total_nll_nats": total,
+        "perplexity_per_token": math.exp(total / tokens),
+        "bits_per_byte": total / _LOG_2 / data.text_bytes(),
+        **_gains(lm, data.windows, pad_id, batch_size),
+    }
+
+
+def _gains(lm: FWLCausalLM, windows: np.ndarray, pad_id: int, batch_size: int) -> dict:
+    """What the fast weights gain over the segment's and the trained weights, nats per token."""
+    if not lm.block.use_fast_weights:
+        return {"adaptation_gain": 0.0, "total_gain": 0.0}
+    inputs, labels = windows[:, :-1], windows[:, 1:]
+    # Windows are filled up at their end, where no earlier token sees it: weights are enough.
+    weights = (labels != pad_id).astype(np.float32)
+    lm.compile(jit_compile=False)
+    logs = lm.evaluate(
+        inputs, labels, sample_weight=weights, batch_size=batch_size, verbose=0, return_dict=True
+    )
+    return {name: float(logs[name]) for name in ("adaptation_gain", "total_gain")}

@@ -1,0 +1,67 @@
+"""A configuration's language model and its optimizer."""
+
+import keras
+import keras_hub
+
+from fwl_keras.layers import FWLBlock
+from fwl_keras.models import FWLCausalLM
+from fwl_keras.runs.config import RunConfig
+
+
+def build_model(config: RunConfig) -> FWLCausalLM:
+    """Builds and compiles a model with random weights that follow from the seed alone.
+
+    The body is a small Llama: RMS norm, rotary positions, gated feed-forward layers.
+
+    Args:
+        config: The run's configuration.
+
+    Returns:
+        The compiled model. Two configurations that differ in `fast_weights` only get the same
+        weights.
+    """
+    keras.utils.set_random_seed(config.seed)
+    backbone = keras_hub.models.LlamaBackbone(
+        vocabulary_size=config.vocab_size,
+        num_layers=config.layers,
+        num_query_heads=config.heads,
+        num_key_value_heads=config.heads,
+        hidden_dim=config.width,
+        intermediate_dim=3 * config.width,
+        # Else the backbone makes an unembedding of its own, which nobody would use.
+        tie_word_embeddings=True,
+        dtype=config.dtype,
+    )
+    block = FWLBlock(
+        size=config.block_size,
+        vocab_size=config.vocab_size,
+        segment_length=config.segment_length,
+        use_fast_weights=config.fast_weights,
+        unembedding=backbone.token_embedding if config.tie_embeddings else None,
+        dtype=config.dtype,
+    )
+    lm = FWLCausalLM(backbone, block, dtype=config.dtype)
+    # The learning rate is a variable that `FollowSchedule` sets: a schedule would be compiled in.
+    optimizer = keras.optimizers.AdamW(
+        config.learning_rate, weight_decay=config.weight_decay, clipnorm=1.0, beta_2=0.98
+    )
+    lm.compile(optimizer, jit_compile=config.jit_compile)
+    optimizer.build(lm.trainable_variables)
+    return lm
+
+
+def learning_rate_schedule(config: RunConfig) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns the learning rate by step: a linear rise, then half a cosine down.
+
+    Args:
+        config: The run's configuration.
+    """
+    warmup = min(max(1, round(config.warmup * config.steps)), config.steps)
+    return keras.optimizers.schedules.CosineDecay(
+        # The first step is not to be lost on a learning rate of 0.
+        config.learning_rate / warmup,
+        decay_steps=max(1, config.steps - warmup),
+        alpha=config.final_learning_rate,
+        warmup_target=config.learning_rate,
+        warmup_steps=warmup,
+    )

@@ -1,0 +1,173 @@
+"""A corpus made ready for a run: tokens, and a configuration that fits the text."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fwl_keras.data import (
+    Corpus,
+    SentencePieceTokenizer,
+    TrainingBatches,
+    load_corpus,
+    pack_stream,
+    token_stream,
+)
+from fwl_keras.data.sentencepiece_tokenizer import MIN_VOCAB_SIZE
+from fwl_keras.runs.config import RunConfig
+
+# A piece that is seen less often than this on average is learned by heart, not understood.
+_CHARACTERS_PER_ID = 100
+
+# Windows that a training text should fill, and the shortest that still is a context.
+_MIN_WINDOWS = 4
+_MIN_LENGTH = 16
+
+# More often than this a text is learned by heart.
+_MAX_EPOCHS = 20
+
+
+@dataclass(frozen=True)
+class RunText:
+    """A corpus as token ids.
+
+    Attributes:
+        corpus: The corpus.
+        tokenizer: Its tokeniser.
+        stream: Training documents, `eos` after each, int32, shape [tokens].
+    """
+
+    corpus: Corpus
+    tokenizer: SentencePieceTokenizer
+    stream: np.ndarray
+
+    def batches(self, config: RunConfig) -> TrainingBatches:
+        """Returns the run's whole schedule of batches."""
+        return TrainingBatches(
+            self.stream, config.length, config.batch_size, config.steps, config.seed
+        )
+
+    def validation_windows(self, config: RunConfig) -> np.ndarray | None:
+        """Returns windows of held-out text, evenly chosen: int32 [N, length]; None if too short."""
+        if not self.corpus.valid or not config.validation_windows:
+            return None
+        ids = self.tokenizer.encode_arrays([document.text for document in self.corpus.valid])
+        tokens = sum(len(one) + 1 for one in ids)
+        if tokens < 2:
+            return None
+        windows = pack_stream(ids, min(config.length, tokens), eos_id=self.tokenizer.eos_id)
+        count = min(len(windows), config.validation_windows)
+        # Whole batches, so that a second shape need not be compiled.
+        count = max(count - count % config.batch_size, min(count, config.batch_size))
+        return windows[np.linspace(0, len(windows) - 1, count).astype(int)]
+
+    def description(self) -> dict:
+        """Returns what `corpus.json` holds: the counts, and a fingerprint of the training text."""
+        return {
+            "name": self.corpus.name,
+            **self.corpus.counts(),
+            "training_tokens": int(self.stream.size),
+            "fingerprint": hashlib.sha256(self.stream.tobytes()).hexdigest(),
+        }
+
+
+def prepare_text(
+    config: RunConfig, say: Callable[[str], None], *, steps_given: bool = False
+) -> tuple[RunConfig, RunText]:
+    """Loads a new run's corpus, trains its tokeniser, and fits the configuration to the text.
+
+    Args:
+        config: What was asked for.
+        say: Told, in a sentence each, what is done and what was changed.
+        steps_given: Whether somebody chose the number of steps, which is then kept.
+
+    Returns:
+        The configuration as it will be used, and the text.
+
+    Raises:
+        ValueError: The corpus cannot be read or is too small.
+    """
+    corpus = load_corpus(config.corpus)
+    characters = corpus.counts()["train"]["characters"]
+    say(f"{corpus.name}: {len(corpus.train):,} training documents, {characters:,} characters.")
+    vocab_size = min(config.vocab_size, max(MIN_VOCAB_SIZE, characters // _CHARACTERS_PER_ID))
+    texts = [document.text for document in corpus.train]
+    tokenizer = SentencePieceTokenizer.train(texts, vocab_size)
+    text = _encode(corpus, tokenizer)
+    if tokenizer.vocab_size < config.vocab_size:
+        say(
+            f"The text is small: its vocabulary has {tokenizer.vocab_size:,} ids instead of "
+            f"{config.vocab_size:,}."
+        )
+    fitted = fit_to_tokens(
+        config.replace(vocab_size=tokenizer.vocab_size), text.stream.size, say, steps_given
+    )
+    return fitted, text
+
+
+def fit_to_tokens(
+    config: RunConfig, tokens: int, say: Callable[[str], None], steps_given: bool = False
+) -> RunConfig:
+    """Shrinks windows and steps to what a small text can give.
+
+    Args:
+        config: What was asked for.
+        tokens: Tokens of training text.
+        say: Told, in a sentence each, what was changed.
+        steps_given: Whether to leave the number of steps alone.
+
+    Returns:
+        The configuration as it can be used.
+
+    Raises:
+        ValueError: The text is too small for the shortest windows.
+    """
+    length = min(config.length, tokens // _MIN_WINDOWS)
+    if length < min(config.length, _MIN_LENGTH):
+        raise ValueError(
+            f"corpus={config.corpus!r} is too small to train on: {tokens} tokens of training text, "
+            f"at least {_MIN_WINDOWS * _MIN_LENGTH} are needed; give a longer text"
+        )
+    if length < config.length:
+        say(
+            f"The text is small ({tokens:,} tokens): windows have {length} tokens instead of "
+            f"{config.length}."
+        )
+    most = max(1, _MAX_EPOCHS * tokens // (length * config.batch_size))
+    steps = config.steps if steps_given else min(config.steps, most)
+    if steps < config.steps:
+        say(
+            f"{steps:,} steps instead of {config.steps:,}: the text is then read {_MAX_EPOCHS} "
+            "times (--steps sets another number)."
+        )
+    return config.replace(length=length, steps=steps)
+
+
+def reload_text(config: RunConfig, tokenizer: SentencePieceTokenizer, expected: dict) -> RunText:
+    """Loads a run's corpus again.
+
+    Args:
+        config: The run's configuration.
+        tokenizer: Its tokeniser.
+        expected: Its `corpus.json`.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: The corpus cannot be read or is not the same any more.
+    """
+    text = _encode(load_corpus(config.corpus), tokenizer)
+    if text.description()["fingerprint"] != expected["fingerprint"]:
+        raise ValueError(
+            f"corpus={config.corpus!r} has changed since the run began: "
+            f"{text.stream.size} training tokens, {expected['training_tokens']} then; restore it, "
+            "or begin a new run"
+        )
+    return text
+
+
+def _encode(corpus: Corpus, tokenizer: SentencePieceTokenizer) -> RunText:
+    ids = tokenizer.encode_arrays([document.text for document in corpus.train])
+    return RunText(corpus, tokenizer, token_stream(ids, eos_id=tokenizer.eos_id))
