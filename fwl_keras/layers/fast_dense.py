@@ -115,8 +115,7 @@ class FastDense(FastLayer):
     def _project(self, x, kernel):
         """Matrix product in the compute dtype, result in float32."""
         x, kernel = (ops.cast(a, self.compute_dtype) for a in (x, kernel))
-        equation = "btd,bdu->btu" if len(kernel.shape) == 3 else "...d,du->...u"
-        return ops.cast(ops.einsum(equation, x, kernel), "float32")
+        return ops.cast(ops.matmul(x, kernel), "float32")
 
     def get_config(self) -> dict:
         config = super().get_config()

@@ -143,7 +143,7 @@ def decay_variables(block):
     for variable in block.trainable_variables:
         if id(variable) in known:
             continue
-        value, step = np.asarray(variable), 0.02
+        value, step = np.asarray(variable), 2e-3
         variable.assign(value + step)
         above = block.decays()
         variable.assign(value - step)
@@ -156,9 +156,11 @@ def decay_variables(block):
 
 
 def tensors(tree):
-    """NumPy arrays of a (nested) dictionary as TensorFlow tensors; None stays None."""
+    """NumPy arrays of (nested) dictionaries and lists as TensorFlow tensors; None stays None."""
     if isinstance(tree, dict):
         return {name: tensors(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [tensors(value) for value in tree]
     return None if tree is None else tf.convert_to_tensor(tree)
 
 
@@ -171,13 +173,19 @@ def arrays(tree):
     return np.asarray(tree)
 
 
-def read(block, arguments, mode="eager", return_state=True, **more):
-    """Calls the block and returns what it returns, by default (logits, state), as NumPy arrays."""
+def caller(block, mode="eager", return_state=True, **more):
+    """A function of the arguments of a call that returns NumPy arrays; traced or compiled once."""
 
     def function(arguments):
         return block(**arguments, return_state=return_state, **more)
 
-    return arrays(MODES[mode](function)(tensors(arguments)))
+    function = MODES[mode](function)
+    return lambda arguments: arrays(function(tensors(arguments)))
+
+
+def read(block, arguments, mode="eager", **more):
+    """Calls the block once and returns what it returns, by default (logits, state)."""
+    return caller(block, mode, **more)(arguments)
 
 
 def gradients_of(block, arguments, cotangent, state_cotangent=None, mode="eager"):
@@ -219,8 +227,10 @@ def gradients_of(block, arguments, cotangent, state_cotangent=None, mode="eager"
     gain, sizes = block.get_config()["step_size_gain"], block.step_sizes()
     for name in TENSORS:
         found[f"step_size/{name}"] = found[f"step_size/{name}"] / (gain * sizes[name])
-    for name, (_, slope) in decays.items():
-        found[f"decay/{name}"] = found[f"decay/{name}"] / slope
+        if name in decays:
+            found[f"decay/{name}"] = found[f"decay/{name}"] / decays[name][1]
+        else:  # nothing to learn: of one segment, for example
+            found[f"decay/{name}"] = np.zeros_like(block.decays()[name])
     return found
 
 

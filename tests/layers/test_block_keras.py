@@ -33,14 +33,14 @@ def model_around(block, width=4):
     return keras.Model({"ids": ids, "labels": labels, "weights": weights}, logits)
 
 
-def corpus(rng, batch=16, length=12):
+def corpus(rng, batch=16, length=8):
     """Sequences that a bigram predicts, as the inputs and targets of `model_around`."""
     ids = (rng.integers(0, VOCAB, (batch, 1)) + 3 * np.arange(length)) % VOCAB
     labels, weights = fwl_keras.next_token_targets(ids)
     return {"ids": ids, "labels": np.asarray(labels), "weights": np.asarray(weights)}
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_compile_and_fit(jit_compile):
     inputs = corpus(np.random.default_rng(0))
     block = fwl_keras.FWLBlock(8, VOCAB, segment_length=5, chunk_length=3, initial_step_size=0.01)

@@ -75,26 +75,33 @@ def in_pieces(block, arguments, plan, cotangent=None):
 
 
 @st.composite
-def plans(draw):
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
-    block = random_block(
-        rng,
-        segment_length=draw(st.sampled_from([1, 2, 3, 5, 8, None]), label="L"),
-        chunk_length=draw(st.sampled_from([1, 2, 3, 128]), label="chunk length"),
-    )
-    length = draw(st.integers(1, 14), label="T")
-    batch = draw(st.integers(1, 3), label="B")
-    arguments = random_batch(
-        rng, block, batch, length, masked=False, with_state=draw(st.booleans(), label="state")
-    )
-    pieces = cut(rng, batch, length, draw(st.integers(1, 4), label="pieces"))
-    return rng, block, arguments, pieces
+def cases(draw):
+    """Seed, settings of `random_block`, settings of `random_batch`, number of pieces."""
+    block = {
+        "segment_length": draw(st.sampled_from([1, 2, 3, 5, 8, None])),
+        "chunk_length": draw(st.sampled_from([1, 2, 3, 128])),
+    }
+    batch = {
+        "batch": draw(st.integers(1, 3)),
+        "length": draw(st.integers(1, 14)),
+        "with_state": draw(st.booleans()),
+    }
+    return draw(st.integers(0, 2**32 - 1)), block, batch, draw(st.integers(1, 4))
+
+
+def made(case):
+    """The generator, the block, the arguments of one call and where it is cut."""
+    seed, block, batch, pieces = case
+    rng = np.random.default_rng(seed)
+    block = random_block(rng, **block)
+    arguments = random_batch(rng, block, masked=False, **batch)
+    return rng, block, arguments, cut(rng, batch["batch"], batch["length"], pieces)
 
 
 @settings(max_examples=25)
-@given(plans())
-def test_pieces_make_one_call(plan):
-    _, block, arguments, pieces = plan
+@given(cases())
+def test_pieces_make_one_call(case):
+    _, block, arguments, pieces = made(case)
     whole, state = read(block, arguments)
     logits, last, _ = in_pieces(block, tensors(arguments), pieces)
     assert_close(logits, whole)
@@ -102,9 +109,9 @@ def test_pieces_make_one_call(plan):
 
 
 @settings(max_examples=10)
-@given(plans())
-def test_gradients_through_pieces(plan):
-    rng, block, arguments, pieces = plan
+@given(cases())
+def test_gradients_through_pieces(case):
+    rng, block, arguments, pieces = made(case)
     cotangent, state_cotangent = random_cotangents(rng, block, arguments)
     cotangent = tf.constant(cotangent, tf.float32)
     arguments = tensors(arguments)
