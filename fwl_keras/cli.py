@@ -162,7 +162,9 @@ def train(
         "jit_compile": jit,
     }
     if resume is not None:
-        given = [f"--{name.replace('_', '-')}" for name, value in choices.items() if value]
+        given = [
+            f"--{name.replace('_', '-')}" for name, value in choices.items() if value is not None
+        ]
         given += ["CORPUS"] * bool(corpus) + ["--to"] * bool(to) + ["--baseline"] * baseline
         if given:
             _fail(f"--resume takes everything from the run; leave out {', '.join(given)}")

@@ -85,16 +85,17 @@ def plot_gain(
     axes.xaxis.set_major_formatter(_plain_numbers())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("position in the document (tokens)")
-    axes.set_ylabel("gain (nats per token; above 0: fast weights better)")
+    axes.set_ylabel("gain (nats per token)")
     if window is not None:
         axes.axvline(window, color="0.4", linewidth=0.8, linestyle="--")
         axes.annotate(
-            f"windows of {window}:\neach is read afresh",
-            (window, 0.03),
+            f"windows of {window} tokens,\neach read on its own",
+            (window, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(4, 0),
+            xytext=(4, -2),
             textcoords="offset points",
             fontsize=8,
+            verticalalignment="top",
             color="0.3",
         )
     _save(figure, path)
@@ -105,7 +106,7 @@ def gain_by_position(
     positions: np.ndarray,
     documents: np.ndarray,
     *,
-    bins_per_doubling: int = 1,
+    bins_per_doubling: float = 1,
     min_documents: int = 5,
     resamples: int = 1000,
     seed: int = 0,

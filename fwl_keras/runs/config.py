@@ -13,7 +13,6 @@ PRESETS: dict[str, dict] = {
     "quickstart": {
         "layers": 2,
         "width": 128,
-        "block_size": 128,
         "heads": 4,
         "length": 256,
         "steps": 600,
@@ -22,12 +21,11 @@ PRESETS: dict[str, dict] = {
         "validation_windows": 0,
     },
     # A laptop's lunch break.
-    "tiny": {"layers": 3, "width": 128, "block_size": 128, "heads": 4, "steps": 2000},
+    "tiny": {"layers": 3, "width": 128, "heads": 4, "steps": 2000},
     # A GPU, or a night.
     "small": {
         "layers": 6,
         "width": 384,
-        "block_size": 384,
         "heads": 6,
         "vocab_size": 8192,
         "length": 512,
@@ -45,7 +43,6 @@ _AT_LEAST_ONE = (
     "layers",
     "width",
     "heads",
-    "block_size",
     "batch_size",
     "steps",
     "interval",
@@ -61,11 +58,8 @@ class RunConfig:
         corpus: A corpus's name or the path of a user's own texts.
         vocab_size: The tokeniser's ids, at least 300.
         layers: Transformer layers of the body.
-        width: Width of the body's features.
+        width: Width of the body's features and of the fast weight block.
         heads: Attention heads; `width / heads` is even, for rotary positions.
-        block_size: Width of the fast weight block.
-        tie_embeddings: Whether the block's unembedding is the body's embedding; then `block_size`
-            is `width`.
         segment_length: Tokens in a segment of the block; None for one segment.
         fast_weights: False trains the baseline: the same parameters, no steps while reading.
         length: Tokens in a training window.
@@ -95,8 +89,6 @@ class RunConfig:
     layers: int = 2
     width: int = 128
     heads: int = 4
-    block_size: int = 128
-    tie_embeddings: bool = False
     segment_length: int | None = 128
     fast_weights: bool = True
     length: int = 256
@@ -137,11 +129,6 @@ class RunConfig:
             self.width % (2 * self.heads) == 0,
             f"must be a multiple of 2 * heads = {2 * self.heads}, for rotary positions",
         )
-        self._require(
-            "block_size",
-            not self.tie_embeddings or self.block_size == self.width,
-            f"must be width={self.width} with tied embeddings",
-        )
         self._require("dtype", self.dtype in DTYPES, f"must be one of {', '.join(DTYPES)}")
 
     def _require(self, name: str, holds: bool, what: str) -> None:
@@ -165,9 +152,6 @@ class RunConfig:
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}; received {preset!r}")
         given = {name: value for name, value in changes.items() if value is not None}
-        # The block is as wide as the body unless someone says otherwise.
-        if "width" in given and "block_size" not in given:
-            given["block_size"] = given["width"]
         return cls(**{**PRESETS[preset], **given})
 
     def replace(self, **changes) -> "RunConfig":

@@ -28,16 +28,16 @@ def build_model(config: RunConfig) -> FWLCausalLM:
         num_key_value_heads=config.heads,
         hidden_dim=config.width,
         intermediate_dim=3 * config.width,
-        # Else the backbone makes an unembedding of its own, which nobody would use.
-        tie_word_embeddings=True,
         dtype=config.dtype,
     )
     block = FWLBlock(
-        size=config.block_size,
+        size=config.width,
         vocab_size=config.vocab_size,
         segment_length=config.segment_length,
         use_fast_weights=config.fast_weights,
-        unembedding=backbone.token_embedding if config.tie_embeddings else None,
+        # The backbone has an unembedding of its own, not tied to its embedding; a second one would
+        # leave it unused. (Tying them does not survive saving: the backbone forgets the option.)
+        unembedding=backbone.token_embedding,
         dtype=config.dtype,
     )
     lm = FWLCausalLM(backbone, block, dtype=config.dtype)

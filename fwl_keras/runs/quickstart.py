@@ -253,7 +253,7 @@ def _report(
         gain,
         path / "gain_by_position.png",
         window=config.length,
-        title="What fast weights gain on held-out documents (band: 95 %, over documents)",
+        title="Better with fast weights, on held-out documents (band: 95 %)",
     )
     improvement = 100 * (1 - fast.perplexity / baseline.perplexity)
     result = {

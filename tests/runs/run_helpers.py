@@ -1,0 +1,44 @@
+"""A run small enough to be trained many times."""
+
+import argparse
+from pathlib import Path
+
+from fwl_keras.runs import RunConfig
+
+
+def write_book(directory: Path, characters: int = 30_000) -> Path:
+    path = directory / "book.txt"
+    path.write_text(Path(argparse.__file__).read_text("utf-8")[:characters], "utf-8")
+    return path
+
+
+def tiny_config(corpus: Path, **changes) -> RunConfig:
+    values = {
+        "vocab_size": 300,
+        "layers": 1,
+        "width": 16,
+        "heads": 2,
+        "length": 32,
+        "segment_length": 16,
+        "batch_size": 2,
+        "steps": 12,
+        "interval": 5,
+        "validation_every": 1,
+        "validation_windows": 4,
+    }
+    return RunConfig(corpus=str(corpus), **{**values, **changes})
+
+
+def as_options(config: RunConfig) -> list[str]:
+    names = [
+        "vocab_size",
+        "layers",
+        "width",
+        "heads",
+        "length",
+        "segment_length",
+        "batch_size",
+        "steps",
+        "interval",
+    ]
+    return [word for n in names for word in (f"--{n.replace('_', '-')}", str(getattr(config, n)))]

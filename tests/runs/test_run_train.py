@@ -1,0 +1,173 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from run_helpers import as_options, tiny_config, write_book
+
+from fwl_keras.runs import RunConfig, RunDirectory
+from fwl_keras.runs.evaluate import evaluate_run
+from fwl_keras.runs.model import build_model, learning_rate_schedule
+from fwl_keras.runs.train import resume_run, start_run
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    return write_book(tmp_path_factory.mktemp("book"))
+
+
+@pytest.fixture(scope="module")
+def finished(book, tmp_path_factory):
+    return start_run(tmp_path_factory.mktemp("whole"), tiny_config(book))
+
+
+def same_result(run, other):
+    """The same weights, up to the noise of float sums in threads, and the same metrics."""
+    weights, other_weights = (
+        [keras.ops.convert_to_numpy(v) for v in keras.saving.load_model(r.model).variables]
+        for r in (run, other)
+    )
+    for ours, theirs in zip(weights, other_weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    lines, other_lines = run.read_metrics(), other.read_metrics()
+    assert [line["step"] for line in lines] == [line["step"] for line in other_lines]
+    for line, other_line in zip(lines, other_lines, strict=True):
+        assert line.keys() == other_line.keys()
+        for name in ("loss", "val_loss", "learning_rate"):
+            assert line.get(name, 0) == pytest.approx(other_line.get(name, 0), rel=1e-5)
+
+
+def test_the_pair_starts_from_the_same_weights(book):
+    fast, baseline = (build_model(tiny_config(book, fast_weights=f)) for f in (True, False))
+    assert fast.count_params() == baseline.count_params()
+    for ours, theirs in zip(fast.weights, baseline.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_every_weight_of_the_model_is_trained(book):
+    lm = build_model(tiny_config(book))
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in lm.trainable_variables}
+    lm.fit(np.random.default_rng(0).integers(300, size=(2, 32)), verbose=0)
+    unused = [v.path for v in lm.trainable_variables if np.array_equal(v, before[v.path])]
+    # Decays are used from the third segment on.
+    assert [path for path in unused if "decay" not in path] == []
+
+
+def test_learning_rate(book):
+    config = tiny_config(book, steps=100)
+    schedule = learning_rate_schedule(config)
+    rates = np.array([float(schedule(step)) for step in range(100)])
+    assert 0 < rates[0] < rates[5] < rates[10] == pytest.approx(config.learning_rate)
+    assert (np.diff(rates[10:]) < 0).all()
+    assert rates[99] == pytest.approx(0.1 * config.learning_rate, rel=0.02)
+
+
+def test_a_run_has_all_its_files(finished):
+    lines = finished.read_metrics()
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    for name in ("loss", "perplexity", "adaptation_gain", "val_loss", "step_sizes", "decays"):
+        assert name in lines[-1]
+    assert finished.curve.read_bytes().startswith(b"\x89PNG")
+    assert list(finished.tensorboard.rglob("events*"))
+    assert not list(finished.path.glob(".*"))
+
+
+def test_a_finished_run_is_left_alone(finished):
+    before = finished.model.stat().st_mtime_ns
+    resume_run(finished.path)
+    assert finished.model.stat().st_mtime_ns == before
+
+
+def test_evaluate(finished):
+    result = evaluate_run(finished.path, split="test")
+    assert 1 < result["perplexity_per_token"] < 400
+    assert 0 < result["bits_per_byte"] < 9
+    assert "perplexity_per_word" not in result
+    assert finished.evaluation.exists()
+
+
+def test_evaluate_needs_a_finished_run(tmp_path):
+    with pytest.raises(ValueError, match="is not a run"):
+        evaluate_run(tmp_path)
+
+
+def start_process(directory, config):
+    words = ["train", config.corpus, "--to", str(directory), *as_options(config)]
+    return subprocess.Popen(
+        [sys.executable, "-c", "from fwl_keras.cli import main; main()", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
+def wait_for_lines(run, process, count):
+    for _ in range(1200):
+        if len(run.read_metrics()) >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("the run writes no metrics")
+
+
+@pytest.fixture(scope="module")
+def long_run(book, tmp_path_factory):
+    """Long enough to be caught in the middle."""
+    # What the command cannot set keeps its preset's value.
+    preset = RunConfig.from_preset("tiny")
+    config = tiny_config(
+        book,
+        steps=123,
+        interval=10,
+        validation_every=preset.validation_every,
+        validation_windows=preset.validation_windows,
+    )
+    return start_run(tmp_path_factory.mktemp("long"), config, steps_given=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_an_interrupted_run_comes_to_the_same_result(number, long_run, tmp_path):
+    config = RunConfig.load(long_run.config)
+    run = RunDirectory(tmp_path / "run")
+    process = start_process(run.path, config)
+    wait_for_lines(run, process, 2)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert not run.finished
+    if number == signal.SIGINT:
+        assert process.returncode == 130, errors
+        assert f"--resume {run.path}" in output
+        assert "Traceback" not in errors
+    assert run.checkpoint.exists()
+    resume_run(run.path)
+    same_result(run, long_run)
+
+
+def test_resuming_between_metrics_and_checkpoint(finished, book, tmp_path):
+    """A kill after the line of metrics, before its checkpoint."""
+
+    class Kill(BaseException):
+        pass
+
+    directory = tmp_path / "run"
+    run = RunDirectory(directory)
+    append = RunDirectory.append_metrics
+
+    def append_and_stop(self, values):
+        append(self, values)
+        if values["step"] == 10:
+            raise Kill
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "append_metrics", append_and_stop)
+        with pytest.raises(Kill):
+            start_run(directory, tiny_config(book))
+    assert [line["step"] for line in run.read_metrics()] == [5, 10]
+    resume_run(directory)
+    same_result(run, finished)

@@ -1,0 +1,80 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from fwl_keras.cli import app
+from fwl_keras.runs import PRESETS
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    # Nothing may be cut at the width of a terminal that a test does not have.
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *words: CliRunner().invoke(app, list(words))
+
+
+@pytest.mark.parametrize("command", [(), ("quickstart",), ("train",), ("evaluate",)])
+def test_help(invoke, command):
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    for word in ("quickstart", "train", "evaluate") if not command else ("--debug",):
+        assert word in result.output
+
+
+def test_the_presets_of_the_command_are_those_of_the_package():
+    from fwl_keras.cli import Preset
+
+    assert {preset.value for preset in Preset} == set(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train",), "my_book.txt"),
+        (("train", "no_such_book.txt", "--to", "{tmp}/run"), "neither a corpus nor"),
+        (("train", "python-stdlib", "--width", "30", "--to", "{tmp}/run"), "width must be"),
+        (("train", "python-stdlib", "--to", "{tmp}"), "not empty"),
+        (("train", "--resume", "{tmp}"), "is not a run"),
+        (("train", "--resume", "{tmp}", "--steps", "3"), "leave out --steps"),
+        (("train", "python-stdlib", "--resume", "{tmp}"), "leave out CORPUS"),
+        (("evaluate", "{tmp}"), "is not a run"),
+        (("quickstart", "--resume", "{tmp}"), "no quickstart to continue"),
+        (("quickstart", "--to", "{tmp}"), "not empty"),
+        (("quickstart", "--minutes", "0", "--to", "{tmp}/run"), "minutes must be"),
+    ],
+)
+def test_errors_are_one_line(invoke, tmp_path, words, message):
+    (tmp_path / "mine.txt").write_text("something")
+    result = invoke(*(word.format(tmp=tmp_path) for word in words))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("Error:")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback(invoke, tmp_path):
+    result = invoke("evaluate", str(tmp_path), "--debug")
+    assert isinstance(result.exception, ValueError)
+
+
+def test_help_imports_no_framework():
+    # The package itself may import one; the command's own modules must not.
+    code = (
+        "import sys, types, importlib.machinery as m, pathlib\n"
+        "package = types.ModuleType('fwl_keras')\n"
+        "package.__path__ = [sys.argv.pop()]\n"
+        "sys.modules['fwl_keras'] = package\n"
+        "from fwl_keras.cli import main\n"
+        "sys.argv = ['fwl-keras', '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit as leave:\n    assert leave.code == 0\n"
+        "assert not {'keras', 'tensorflow', 'matplotlib'} & set(sys.modules)\n"
+    )
+    package = os.path.dirname(sys.modules["fwl_keras"].__file__)
+    result = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "quickstart" in result.stdout
