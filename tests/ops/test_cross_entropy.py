@@ -1,0 +1,152 @@
+"""Blockwise losses and their gradients against the backend's autodiff of the plain formula."""
+
+import keras
+import numpy as np
+import pytest
+from gradients import value_and_gradients
+from keras import ops
+
+from fwl_keras.ops import cross_entropy, cross_entropy_gradient
+
+N, S, V = 11, 4, 9
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype("float32")  # noqa: E731
+    labels = rng.integers(0, V, N).astype("int32")
+    labels[:2] = 0, V - 1
+    weights = rng.uniform(0.2, 2.0, size=N).astype("float32")
+    return {
+        "features": draw(N, S),
+        "kernel": draw(S, V),
+        "bias": draw(V),
+        "labels": labels,
+        "weights": weights,
+        "d_loss": draw(N),
+        "d_gradient": draw(N, S),
+    }
+
+
+def plain(features, kernel, bias, labels):
+    """The loss as a textbook has it, all logits at once."""
+    logits = ops.matmul(features, kernel) + (0 if bias is None else bias)
+    picked = ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return ops.logsumexp(logits, axis=1) - picked
+
+
+def plain_gradient(features, kernel, bias, labels, weights):
+    """weights * d loss / d features, one-hot and all."""
+    p = ops.softmax(ops.matmul(features, kernel) + bias, axis=1) - ops.one_hot(labels, V)
+    return weights[:, None] * ops.matmul(p, ops.transpose(kernel))
+
+
+@pytest.mark.parametrize("block_length", [None, 1, 3, 4, 11])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_cross_entropy(data, block_length, with_bias):
+    inputs = [data["features"], data["kernel"]] + ([data["bias"]] if with_bias else [])
+
+    def run(form):
+        def scalar(features, kernel, bias=None):
+            loss = form(features, kernel, bias, data["labels"])
+            return ops.sum(loss * data["d_loss"]), (loss,)
+
+        return value_and_gradients(scalar, *inputs)
+
+    mine = run(lambda *a: cross_entropy(*a, block_length=block_length))
+    for a, b in zip(mine, run(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("block_length", [None, 1, 3, 4, 11])
+def test_cross_entropy_gradient_and_its_own_gradient(data, block_length):
+    inputs = [data[name] for name in ("features", "kernel", "bias", "weights")]
+
+    def scalar(gradient, loss):
+        total = ops.sum(gradient * data["d_gradient"]) + ops.sum(loss * data["d_loss"])
+        return total, (gradient, loss)
+
+    def mine(features, kernel, bias, weights):
+        return scalar(
+            *cross_entropy_gradient(
+                features, kernel, bias, data["labels"], weights, block_length=block_length
+            )
+        )
+
+    def expected(features, kernel, bias, weights):
+        gradient = plain_gradient(features, kernel, bias, data["labels"], weights)
+        return scalar(gradient, plain(features, kernel, bias, data["labels"]))
+
+    results = zip(
+        value_and_gradients(mine, *inputs), value_and_gradients(expected, *inputs), strict=True
+    )
+    for a, b in results:
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
+
+
+def test_gradient_is_that_of_finite_differences(data):
+    args = (data["kernel"], data["bias"], data["labels"])
+    gradient, _ = cross_entropy_gradient(data["features"], *args, data["weights"])
+    epsilon = 1e-2
+    for i in range(S):
+        step = epsilon * np.eye(S, dtype="float32")[i]
+        above, below = (
+            np.asarray(cross_entropy(data["features"] + sign * step, *args)) for sign in (1, -1)
+        )
+        numeric = data["weights"] * (above - below) / (2 * epsilon)
+        np.testing.assert_allclose(np.asarray(gradient)[:, i], numeric, atol=2e-3)
+
+
+def test_weight_zero_drops_features_that_are_not_finite(data):
+    data["features"][3] = np.nan
+    data["weights"][3] = 0
+    args = (data["kernel"], data["bias"], data["labels"], data["weights"])
+    gradient, _ = cross_entropy_gradient(data["features"], *args)
+    assert (np.asarray(gradient)[3] == 0).all()
+    assert np.isfinite(np.asarray(gradient)).all()
+
+
+def test_leading_dimensions(data):
+    features, labels = data["features"][:10], data["labels"][:10]
+    flat = cross_entropy(features, data["kernel"], None, labels)
+    shaped = cross_entropy(features.reshape(2, 5, S), data["kernel"], None, labels.reshape(2, 5))
+    np.testing.assert_array_equal(np.asarray(shaped).ravel(), flat)
+
+
+def test_bfloat16_features_give_float32_losses(data):
+    args = (data["kernel"], data["bias"], data["labels"])
+    exact = cross_entropy(data["features"], *args)
+    rounded = cross_entropy(ops.cast(data["features"], "bfloat16"), *args)
+    assert keras.backend.standardize_dtype(rounded.dtype) == "float32"
+    np.testing.assert_allclose(rounded, exact, atol=0.1)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="inspects TensorFlow's compiled graph"
+)
+def test_no_tensor_of_all_logits_exists():
+    """The largest tensor of the compiled training step is a block of logits, not all of them."""
+    import re
+
+    import tensorflow as tf
+
+    n, size, vocab, block = 96, 8, 101, 16
+
+    @tf.function(jit_compile=True)
+    def step(features, kernel, labels):
+        with tf.GradientTape() as tape:
+            tape.watch([features, kernel])
+            gradient, _ = cross_entropy_gradient(
+                features, kernel, None, labels, tf.ones(n), block_length=block
+            )
+            loss = cross_entropy(features + gradient, kernel, None, labels, block_length=block)
+            total = tf.reduce_sum(loss)
+        return tape.gradient(total, [features, kernel])
+
+    args = tf.zeros((n, size)), tf.zeros((size, vocab)), tf.zeros((n,), tf.int32)
+    hlo = step.experimental_get_compiler_ir(*args)(stage="optimized_hlo")
+    shapes = re.findall(r"(?:f32|bf16|pred|s32)\[([\d,]+)\]", hlo)
+    largest = max(np.prod([int(d) for d in shape.split(",")]) for shape in shapes)
+    assert largest < n * vocab, largest
+    assert largest >= block * vocab
