@@ -83,7 +83,7 @@ def quickstart(
     if resume is not None and not (resume / "baseline" / "config.json").exists():
         _fail(f"{str(resume)!r} has no quickstart to continue; leave --resume out to begin one")
     directory = resume or to or _default_directory("quickstart")
-    with _reported(console, debug, f"fwl-keras quickstart --resume {directory}"):
+    with _reported(console, debug, "fwl-keras quickstart", directory):
         with _quiet_frameworks():
             from fwl_keras.runs.quickstart import quickstart as run_quickstart
         from fwl_keras.runs.config import RunConfig
@@ -173,7 +173,7 @@ def train(
         _fail("name a text to train on, for example: fwl-keras train my_book.txt")
     else:
         directory = to or _default_directory(_short_name(corpus))
-    with _reported(console, debug, f"fwl-keras train --resume {directory}"):
+    with _reported(console, debug, "fwl-keras train", directory):
         if resume is None:
             _check_new(directory)
         with _quiet_frameworks():
@@ -242,7 +242,9 @@ def _evaluation_table(result: dict) -> Table:
 
 
 @contextlib.contextmanager
-def _reported(console: Console, debug: bool, resume: str | None = None) -> Iterator[None]:
+def _reported(
+    console: Console, debug: bool, command: str = "", directory: Path | None = None
+) -> Iterator[None]:
     """Turns a user's error into one line and an interruption into advice."""
     try:
         yield
@@ -251,12 +253,13 @@ def _reported(console: Console, debug: bool, resume: str | None = None) -> Itera
             raise
         _fail(str(error))
     except KeyboardInterrupt:
-        console.print()
-        console.print(
-            "Interrupted." if resume is None else f"Interrupted. Continue with: {resume}",
-            soft_wrap=True,
-            markup=False,
-        )
+        if directory is None:
+            advice = ""
+        elif directory.is_dir() and any(directory.iterdir()):
+            advice = f" Continue with: {command} --resume {directory}"
+        else:
+            advice = " Nothing was trained yet, and nothing was written."
+        console.print(f"\nInterrupted.{advice}", soft_wrap=True, markup=False, highlight=False)
         raise typer.Exit(130) from None
 
 

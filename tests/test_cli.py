@@ -78,3 +78,20 @@ def test_help_imports_no_framework():
     result = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "quickstart" in result.stdout
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_ctrl_c_says_how_to_go_on(invoke, tmp_path, monkeypatch, begun):
+    directory = tmp_path / "run"
+
+    def interrupt(*arguments, **options):
+        if begun:
+            directory.mkdir()
+            (directory / "config.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fwl_keras.runs.train.start_run", interrupt)
+    result = invoke("train", "python-stdlib", "--to", str(directory))
+    assert result.exit_code == 130
+    assert (f"fwl-keras train --resume {directory}" in result.output) == begun
+    assert ("nothing was written" in result.output) != begun

@@ -1,10 +1,11 @@
 """The files of a run, each of them whole at every moment."""
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -63,21 +64,11 @@ class RunDirectory:
         Raises:
             ValueError: There is something at `path` already.
         """
-        check_new(path)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = cls(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        try:
-            beside.path.chmod(0o755)  # mkdtemp's is for its owner alone
-            tokenizer.save(beside.tokenizer)
-            beside.corpus.write_text(json.dumps(corpus, indent=2) + "\n", "utf-8")
-            beside.config.write_text(config.to_json(), "utf-8")
-            if path.exists():
-                path.rmdir()  # empty, and not every system renames onto a directory
-            os.rename(beside.path, path)
-        except BaseException:
-            shutil.rmtree(beside.path, ignore_errors=True)
-            raise
+        with new_directory(path) as beside:
+            run = cls(beside)
+            tokenizer.save(run.tokenizer)
+            run.corpus.write_text(json.dumps(corpus, indent=2) + "\n", "utf-8")
+            run.config.write_text(config.to_json(), "utf-8")
         return cls(path)
 
     @classmethod
@@ -141,6 +132,34 @@ def check_new(path: str | Path) -> None:
             f"{str(path)!r} is not empty; continue the run in it with --resume {path}, or give "
             "another directory to --to"
         )
+
+
+@contextlib.contextmanager
+def new_directory(path: str | Path) -> Iterator[Path]:
+    """Makes a directory with all that it is to hold, or nothing at all.
+
+    Args:
+        path: A directory that does not exist or is empty.
+
+    Yields:
+        A directory to write to, which is at `path` once the block has ended without an error.
+
+    Raises:
+        ValueError: There is something at `path` already.
+    """
+    check_new(path)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        beside.chmod(0o755)  # mkdtemp's is for its owner alone
+        yield beside
+        if path.exists():
+            path.rmdir()  # empty, and not every system renames onto a directory
+        os.rename(beside, path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -16,7 +16,7 @@ from fwl_keras.evaluation import token_losses
 from fwl_keras.evaluation.plots import gain_by_position, plot_gain, plot_learning_curves
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory, check_new, replace_file
+from fwl_keras.runs.directory import RunDirectory, check_new, new_directory, replace_file
 from fwl_keras.runs.held_out import HeldOut, held_out
 from fwl_keras.runs.model import build_model
 from fwl_keras.runs.text import RunText, prepare_text, reload_text
@@ -96,7 +96,6 @@ def quickstart(
         raise ValueError(f"minutes must be above 0; received minutes={minutes}")
     console = console or Console(quiet=True)
     path = Path(path)
-    # Both directories are made before any training, the baseline's last.
     if (path / BASELINE / "config.json").exists():
         runs, configs, text, models = _reopen(path)
         data = _held_out(text, configs[FAST])
@@ -147,10 +146,10 @@ def _reopen(path: Path):
 
 
 def _create(path: Path, configs: dict, text: RunText) -> dict[str, RunDirectory]:
-    return {
-        name: RunDirectory.create(path / name, config, text.tokenizer, text.description())
-        for name, config in configs.items()
-    }
+    with new_directory(path) as beside:
+        for name, config in configs.items():
+            RunDirectory.create(beside / name, config, text.tokenizer, text.description())
+    return {name: RunDirectory(path / name) for name in configs}
 
 
 def _held_out(text: RunText, config: RunConfig) -> HeldOut:
