@@ -54,74 +54,103 @@ def features_of(weights, x, epsilon):
     return weights["gamma"] * normalised + weights["beta"]
 
 
-@partial(jax.jit, static_argnames="epsilon")
-def read_token(weights, kernel, bias, x, epsilon):
-    """The features [S] and logits [V] of one token under the weights given."""
-    features = features_of(weights, x, epsilon)
-    return features, features @ kernel + bias
+def logits_of(weights, unembedding, x, epsilon):
+    """The logits [V] of one token under the weights given."""
+    kernel, bias = unembedding
+    return features_of(weights, x, epsilon) @ kernel + bias
 
 
-@jax.jit
 def negative_log_likelihood(logits, label):
     """-log softmax(logits)[label], a scalar."""
     return jax.nn.logsumexp(logits) - logits[label]
-
-
-def token_loss(weights, kernel, bias, x, label, epsilon):
-    """The loss whose gradient is the update of one token."""
-    _, logits = read_token(weights, kernel, bias, x, epsilon)
-    return negative_log_likelihood(logits, label)
-
-
-token_gradient = jax.jit(jax.grad(token_loss), static_argnames="epsilon")
 
 
 def _combine(function, *dictionaries):
     return {name: function(*(d[name] for d in dictionaries)) for name in TENSORS}
 
 
+@partial(jax.jit, static_argnames="epsilon")
+def visit(params, anchor, running, x, label, epsilon):
+    """One token x [D] of a row with these sums: what is read, and the gradient it leaves behind."""
+    unembedding = params["unembedding_kernel"], params["unembedding_bias"]
+    slow, eta = params["weights"], params["step_sizes"]
+    segment = _combine(lambda w, e, a: w - e * a, slow, eta, anchor)
+    fast = _combine(lambda w, e, r: w - e * r, segment, eta, running)
+
+    def loss_of(weights):
+        return negative_log_likelihood(logits_of(weights, unembedding, x, epsilon), label)
+
+    read = {
+        "logits": logits_of(fast, unembedding, x, epsilon),
+        "features": features_of(fast, x, epsilon),
+        "loss": loss_of(fast),
+        "slow_logits": logits_of(segment, unembedding, x, epsilon),
+        "slow_loss": loss_of(segment),
+    }
+    return read, jax.grad(loss_of)(segment)
+
+
+@jax.jit
+def learn(running, gradient, weight):
+    """The running sums once the gradient of one token is in them."""
+    return _combine(lambda r, g: r + weight * g, running, gradient)
+
+
+@jax.jit
+def consolidate(decays, anchor, running):
+    """The sums (anchor, running) at the end of a segment."""
+    anchor = _combine(lambda d, a, r: d * (a + r), decays, anchor, running)
+    return anchor, _combine(jnp.zeros_like, running)
+
+
 def _read_row(params, x, labels, weights, exists, state, segment_length, epsilon):
     """One row: x [T, D], labels [T] or None, weights [T], exists [T], state without batch axis."""
-    slow, eta, decay = params["weights"], params["step_sizes"], params["decays"]
-    kernel = params["unembedding_kernel"]
-    bias = params.get("unembedding_bias", jnp.zeros(kernel.shape[-1]))
-    vocab_size = kernel.shape[-1]
+    size, vocab_size = params["unembedding_kernel"].shape
     anchor = {name: state[f"anchor_{name}"] for name in TENSORS}
     running = {name: state[f"running_{name}"] for name in TENSORS}
     position = int(state["position"])
-    nothing = (jnp.zeros(vocab_size), jnp.zeros(kernel.shape[0]), 0.0, jnp.zeros(vocab_size), 0.0)
+    nothing = {
+        "logits": jnp.zeros(vocab_size),
+        "features": jnp.zeros(size),
+        "loss": 0.0,
+        "slow_logits": jnp.zeros(vocab_size),
+        "slow_loss": 0.0,
+    }
     told = []
     for t in range(len(x)):
         if not exists[t]:
             told.append(nothing)
             continue
-        segment = _combine(lambda w, e, a: w - e * a, slow, eta, anchor)
-        fast = _combine(lambda w, e, r: w - e * r, segment, eta, running)
-        features, logits = read_token(fast, kernel, bias, x[t], epsilon)
-        _, slow_logits = read_token(segment, kernel, bias, x[t], epsilon)
-        loss = slow_loss = 0.0
-        if labels is not None:
-            if 0 <= labels[t] < vocab_size:
-                loss = negative_log_likelihood(logits, labels[t])
-                slow_loss = negative_log_likelihood(slow_logits, labels[t])
-                if weights[t] != 0:
-                    weight = weights[t]
-                    gradient = token_gradient(segment, kernel, bias, x[t], labels[t], epsilon)
-                    running = _combine(
-                        lambda r, g, weight=weight: r + weight * g, running, gradient
-                    )
-            if segment_length is not None:
-                position += 1
-                if position == segment_length:
-                    anchor = _combine(lambda d, a, r: d * (a + r), decay, anchor, running)
-                    running = _combine(jnp.zeros_like, running)
-                    position = 0
-        told.append((logits, features, loss, slow_logits, slow_loss))
-    told = [jnp.stack(column) for column in zip(*told, strict=True)]
+        labelled = labels is not None and 0 <= labels[t] < vocab_size
+        label = int(labels[t]) if labelled else 0
+        read, gradient = visit(params, anchor, running, x[t], label, epsilon)
+        told.append(read if labelled else read | {"loss": 0.0, "slow_loss": 0.0})
+        if labelled and weights[t] != 0:
+            running = learn(running, gradient, weights[t])
+        if labels is not None and segment_length is not None:
+            position += 1
+            if position == segment_length:
+                anchor, running = consolidate(params["decays"], anchor, running)
+                position = 0
+    told = {name: jnp.stack([read[name] for read in told]) for name in nothing}
     state = {"position": jnp.asarray(position)}
     for name in TENSORS:
         state[f"anchor_{name}"], state[f"running_{name}"] = anchor[name], running[name]
     return told, state
+
+
+def _spread(params):
+    """One step size and one decay for every unit, and a bias, whether given so or not."""
+
+    def per_unit(values):
+        return {n: jnp.broadcast_to(values[n], params["weights"][n].shape[-1:]) for n in TENSORS}
+
+    bias = params.get("unembedding_bias", jnp.zeros(params["unembedding_kernel"].shape[-1]))
+    return params | {
+        "step_sizes": per_unit(params["step_sizes"]),
+        "decays": per_unit(params["decays"]),
+        "unembedding_bias": bias,
+    }
 
 
 def _read(params, x, labels, weights, x_mask, state, segment_length, epsilon, loss_reduction):
@@ -131,6 +160,7 @@ def _read(params, x, labels, weights, x_mask, state, segment_length, epsilon, lo
     weights = np.where(exists, weights, 0.0)
     if loss_reduction == "mean_with_sample_weight":
         weights = weights / np.sum(weights)
+    params = _spread(params)
     rows = [
         _read_row(
             params,
@@ -144,9 +174,8 @@ def _read(params, x, labels, weights, x_mask, state, segment_length, epsilon, lo
         )
         for b in range(batch)
     ]
-    told = [jnp.stack(column) for column in zip(*(row[0] for row in rows), strict=True)]
-    final = {name: jnp.stack([row[1][name] for row in rows]) for name in state}
-    return Reading(*told, final)
+    told, final = jax.tree.map(lambda *values: jnp.stack(values), *rows)
+    return Reading(**told, state=final)
 
 
 def _float64(tree):

@@ -50,7 +50,6 @@ def main(source, target):
     found |= {f"gradient/{i}": value for i, value in enumerate(gradients[0])}
     found |= {f"gradient/state/{name}": value for name, value in gradients[2].items()}
     found["eager"], _ = forward(trainable, x, state or None, **call)
-    found["jitted"], _ = jax.jit(forward)(trainable, x, state or None, **call)
     found["unlabelled"], _ = jax.jit(forward)(trainable, x, state or None, x_mask=call["x_mask"])
     first = {name: value[:, :1] for name, value in call.items()}
     found["token"], _ = jax.jit(forward)(trainable, x[:, :1], state or None, **first)

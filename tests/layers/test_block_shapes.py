@@ -125,9 +125,10 @@ def test_unknown_length_with_states_and_masks():
             assert_close(gradient, expected, 1e-3)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("segment_length", [4, None])
-def test_every_way_to_run(mode, segment_length):
+@pytest.mark.parametrize(
+    ("segment_length", "mode"), [*((4, mode) for mode in MODES), (None, "eager"), (None, "graph")]
+)
+def test_every_way_to_run(segment_length, mode):
     rng = np.random.default_rng(2)
     block = random_block(rng, segment_length=segment_length, chunk_length=3)
     arguments = random_batch(rng, block, 2, 7)
