@@ -15,7 +15,8 @@ PRESETS: dict[str, dict] = {
         "width": 128,
         "heads": 4,
         "length": 256,
-        "steps": 600,
+        "steps": 300,
+        "segment_length": 64,
         "jit_compile": True,
         # Its learning curves are on text read for the first time: no need for held-out text too.
         "validation_windows": 0,
@@ -94,10 +95,10 @@ class RunConfig:
     length: int = 256
     batch_size: int = 8
     steps: int = 1000
-    learning_rate: float = 2e-3
-    final_learning_rate: float = 0.1
+    learning_rate: float = 4e-3
+    final_learning_rate: float = 0.05
     warmup: float = 0.1
-    weight_decay: float = 0.01
+    weight_decay: float = 0.05
     seed: int = 0
     dtype: str = "float32"
     jit_compile: bool = False
