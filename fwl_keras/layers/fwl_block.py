@@ -493,6 +493,12 @@ class FWLBlock(keras.layers.Layer):
         """Decay of every fast weight as a NumPy array, by name, e.g. "expand_kernel"."""
         return self._learned("decay")
 
+    def decay_variables(self) -> list:
+        """The variables behind `decays`, which only texts longer than a segment can train."""
+        return [
+            getattr(self, layer).decay_variables[name] for layer, name in FAST_WEIGHTS.values()
+        ]
+
     def _learned(self, kind):
         return {
             t: ops.convert_to_numpy(getattr(getattr(self, layer), kind)(name))

@@ -22,6 +22,12 @@ def train_step(model, data) -> dict:
         scaled = model.optimizer.scale_loss(scaled)
     variables = model.trainable_variables
     gradients = tape.gradient(scaled, [v.value for v in variables])
+    # A window no longer than a segment never comes to the decays: no reason for Keras to warn.
+    decays = {id(v) for v in model.block.decay_variables()}
+    gradients = [
+        tf.zeros_like(v.value) if g is None and id(v) in decays else g
+        for v, g in zip(variables, gradients, strict=True)
+    ]
     model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
     return model.update_trackers(loss, counts)
 

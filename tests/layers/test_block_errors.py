@@ -76,6 +76,7 @@ def test_initial_state_before_build():
     [
         ("labels", lambda a: np.where(np.arange(T) == 1, V, a)),
         ("labels", lambda a: np.where(np.arange(T) == 1, -1, a)),
+        ("labels", lambda a: np.where(np.arange(T) == 1, 2**32 + 1, a.astype(np.int64))),
         ("labels", lambda a: a.astype(np.float32)),
         ("labels", lambda a: a[:, :-1]),
         ("labels", lambda a: a[:-1]),

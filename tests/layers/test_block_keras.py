@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 from block_helpers import (
     PLACES,
+    arrays,
     assert_close,
+    assert_states_close,
     oracle_reading,
     random_batch,
     random_block,
@@ -78,6 +80,32 @@ def test_save_and_load(tmp_path):
     loaded.set_weights([np.zeros(v.shape) for v in loaded.weights])
     loaded.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_allclose(loaded.predict(inputs, verbose=0), expected, atol=1e-6)
+
+
+def test_a_model_that_carries_the_state(tmp_path):
+    rng = np.random.default_rng(12)
+    block = fwl_keras.FWLBlock(5, VOCAB, segment_length=4)
+    x = keras.Input((None, 4), name="x")
+    labels = keras.Input((None,), dtype="int32", name="labels")
+    mask = keras.Input((None,), dtype="bool", name="x_mask")
+    block(x, labels)
+    randomise(rng, block)
+    state = {
+        name: keras.Input(tuple(value.shape[1:]), dtype=value.dtype.name, name=name)
+        for name, value in block.initial_state(1).items()
+    }
+    inputs = {"x": x, "labels": labels, "x_mask": mask, **state}
+    outputs = block(x, labels, state=state, x_mask=mask, return_state=True)
+    model = keras.Model(inputs, outputs)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    arguments = random_batch(rng, block, 2, 6, weighted=False)
+    logits, last = read(block, arguments)
+    given = {name: arguments[name] for name in ("x", "labels", "x_mask")} | arguments["state"]
+    for each in (model, loaded):
+        found, state = each(tensors(given))
+        assert_close(found, logits, 1e-5)
+        assert_states_close(arrays(state), last, 1e-5)
 
 
 def test_clone_model():

@@ -126,7 +126,14 @@ def test_unknown_length_with_states_and_masks():
 
 
 @pytest.mark.parametrize(
-    ("segment_length", "mode"), [*((4, mode) for mode in MODES), (None, "eager"), (None, "graph")]
+    ("segment_length", "mode"),
+    [
+        (4, "eager"),
+        (4, "graph"),
+        pytest.param(4, "xla", marks=pytest.mark.slow),
+        (None, "eager"),
+        (None, "graph"),
+    ],
 )
 def test_every_way_to_run(segment_length, mode):
     rng = np.random.default_rng(2)
@@ -193,13 +200,47 @@ def test_other_integers_are_ids(dtype):
     np.testing.assert_array_equal(read(block, same)[0], read(block, arguments)[0])
 
 
+def test_other_dtypes_mean_the_same():
+    rng = np.random.default_rng(13)
+    block = random_block(rng, segment_length=4)
+    arguments = random_batch(rng, block, 2, 11)
+    arguments["weights"] = np.round(arguments["weights"])
+    expected, state = read(block, arguments)
+    for changed in (
+        {"x": arguments["x"].astype(np.float64)},
+        {"weights": arguments["weights"].astype(np.int32)},
+        {"x_mask": arguments["x_mask"].astype(np.int32)},
+        {"x_mask": arguments["x_mask"].astype(np.float32)},
+        {
+            "state": {
+                n: a.astype(np.int64) if n == "position" else a.astype(np.float64)
+                for n, a in arguments["state"].items()
+            }
+        },
+    ):
+        same, same_state = read(block, arguments | changed)
+        assert_close(same, expected, 1e-6)
+        assert_states_close(same_state, state, 1e-6)
+        assert {n: a.dtype for n, a in same_state.items()} == {n: a.dtype for n, a in state.items()}
+
+
+def test_numpy_arrays_are_as_good_as_tensors():
+    rng = np.random.default_rng(14)
+    block = random_block(rng, segment_length=4)
+    arguments = random_batch(rng, block, 2, 11)
+    logits, state = block(**arguments, return_state=True)
+    expected, expected_state = read(block, arguments)
+    np.testing.assert_array_equal(logits, expected)
+    tf.nest.map_structure(np.testing.assert_array_equal, arrays(state), expected_state)
+
+
 @pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_ids_outside_the_vocabulary_in_a_graph_are_weightless(mode):
     rng = np.random.default_rng(6)
     block = random_block(rng, segment_length=4)
     arguments = random_batch(rng, block, 2, 7, masked=False)
     outside = rng.random((2, 7)) < 0.3
-    labels = np.where(outside, rng.choice([-1, 7, 1000, -100], (2, 7)), arguments["labels"])
+    labels = np.where(outside, rng.choice([-1, 7, 2**31 - 1, -100], (2, 7)), arguments["labels"])
     call = caller(block, mode)
     logits, state = call(arguments | {"labels": labels.astype(np.int32)})
     weights = np.where(outside, 0, arguments["weights"]).astype(np.float32)

@@ -204,6 +204,7 @@ def test_a_fresh_state_is_the_absence_of_one():
     jax.tree.map(np.testing.assert_array_equal, with_state, without)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not golden_files(), reason="golden files are not on this machine")
 @pytest.mark.parametrize("path", golden_files(), ids=lambda path: path.stem)
 def test_the_oracle_reproduces_the_published_code(path):
