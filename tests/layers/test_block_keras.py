@@ -84,12 +84,10 @@ def test_save_and_load(tmp_path):
 
 def test_a_model_that_carries_the_state(tmp_path):
     rng = np.random.default_rng(12)
-    block = fwl_keras.FWLBlock(5, VOCAB, segment_length=4)
+    block = random_block(rng, segment_length=4)
     x = keras.Input((None, 4), name="x")
     labels = keras.Input((None,), dtype="int32", name="labels")
     mask = keras.Input((None,), dtype="bool", name="x_mask")
-    block(x, labels)
-    randomise(rng, block)
     state = {
         name: keras.Input(tuple(value.shape[1:]), dtype=value.dtype.name, name=name)
         for name, value in block.initial_state(1).items()
