@@ -36,7 +36,7 @@ _READING_COST = 0.4
 _READING_START_SECONDS = 10.0
 
 # Part of the time that is kept back, for measurements of four steps are rough.
-_RESERVE = 0.1
+_RESERVE = 0.25
 
 _MIN_STEPS = 20
 
