@@ -223,6 +223,22 @@ def test_tokens_of_weight_zero_need_no_label_and_still_count(mode):
         np.testing.assert_array_equal(loss == 0, unweighted)
 
 
+@pytest.mark.parametrize("length", [1, 7])
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_token_of_weight_zero_leaves_nothing_behind_whatever_it_is(mode, length):
+    """0 * NaN is NaN: such a token has to be dropped, not multiplied away."""
+    rng = np.random.default_rng(10)
+    block = random_block(rng, segment_length=4, chunk_length=2)
+    arguments = random_batch(rng, block, 2, length, masked=False)
+    arguments["weights"][:, 0] = 0
+    call = caller(block, mode)
+    expected, state = call(arguments)
+    arguments["x"][:, 0] = np.nan
+    actual, actual_state = call(arguments)
+    np.testing.assert_array_equal(actual[:, 1:], expected[:, 1:])
+    tf.nest.map_structure(np.testing.assert_array_equal, actual_state, state)
+
+
 def test_the_mask_of_an_embedding_is_heard():
     """Keras hands the mask that travels with x to the argument x_mask."""
     import keras
