@@ -45,8 +45,10 @@ def check_matches(name: str, value, x, rank: int = 2) -> None:
 
 
 def integer_labels(labels, x, vocab_size: int):
-    """Labels as int32 ids [B, T]: ids as they are, one-hot rows by their position."""
-    dtype = keras.backend.standardize_dtype(labels.dtype)
+    """Labels as integer ids [B, T]: ids as they are, one-hot rows by their position.
+
+    Rows that are not one-hot become -1, to be dropped or refused like any id outside [0, V).
+    """
     if len(labels.shape) == 3:
         check_matches("labels", labels[..., 0], x)
         if labels.shape[-1] not in (None, vocab_size):
@@ -54,33 +56,35 @@ def integer_labels(labels, x, vocab_size: int):
                 f"One-hot `labels` must have vocab_size={vocab_size} entries a token; received "
                 f"shape {tuple(labels.shape)}."
             )
-        values = concrete(labels)
-        if values is not None and not (
-            np.isin(values, (0, 1)).all() and (values.sum(axis=-1) == 1).all()
-        ):
-            raise ValueError(
-                "`labels` of rank 3 must be one-hot: soft labels are not supported. Pass integer "
-                "ids [batch, length]."
-            )
-        return ops.cast(ops.argmax(labels, axis=-1), "int32")
+        ones, zeros = ops.equal(labels, 1), ops.equal(labels, 0)
+        one_hot = ops.logical_and(
+            ops.all(ops.logical_or(ones, zeros), axis=-1),
+            ops.equal(ops.sum(ops.cast(ones, "int32"), axis=-1), 1),
+        )
+        return ops.where(one_hot, ops.cast(ops.argmax(ones, axis=-1), "int32"), -1)
     check_matches("labels", labels, x)
+    dtype = keras.backend.standardize_dtype(labels.dtype)
     if "int" not in dtype:
         raise ValueError(
             f"`labels` must be integer ids (or one-hot of rank 3); received dtype {dtype}. "
             "Cast them to int32."
         )
-    return ops.cast(labels, "int32")
+    # Narrow types could not be compared with V; wide ones must be, before they are narrowed.
+    if dtype in ("int32", "int64"):
+        return ops.convert_to_tensor(labels)
+    return ops.cast(labels, "int64" if dtype in ("uint32", "uint64") else "int32")
 
 
-def clean_targets(labels, weights, exists, vocab_size: int):
+def clean_targets(labels, weights, exists, vocab_size: int, one_hot: bool = False):
     """Ids that can be looked up, and weights that are 0 where a position takes no step.
 
     Args:
-        labels: int32 tensor [B, T]; neither checked nor used where the position does not exist,
-            not checked where its weight is 0.
+        labels: int tensor [B, T] from `integer_labels`; neither checked nor used where the
+            position does not exist, not checked where its weight is 0.
         weights: float tensor [B, T] or None for ones.
         exists: bool tensor [B, T] or None.
         vocab_size: number of ids V.
+        one_hot: whether the labels came as one-hot rows, for the error's words.
 
     Returns:
         labels [B, T] int32 in [0, V), weights [B, T] float32, and the bool tensor [B, T] of
@@ -101,6 +105,11 @@ def clean_targets(labels, weights, exists, vocab_size: int):
     if ids is not None and values is not None:
         used = ids[values != 0]
         if used.size and (used.min() < 0 or used.max() >= vocab_size):
+            if one_hot:
+                raise ValueError(
+                    "`labels` of rank 3 must be one-hot: soft labels are not supported. Pass "
+                    "integer ids [batch, length]."
+                )
             bad = used[(used < 0) | (used >= vocab_size)][0]
             raise ValueError(
                 f"`labels` must lie in [0, {vocab_size}); received {bad}. Give such tokens weight "
@@ -110,7 +119,7 @@ def clean_targets(labels, weights, exists, vocab_size: int):
     if exists is not None:
         valid = ops.logical_and(valid, exists)
     weights = ops.where(valid, weights, ops.zeros_like(weights))
-    labels = ops.where(valid, labels, ops.zeros_like(labels))
+    labels = ops.cast(ops.where(valid, labels, ops.zeros_like(labels)), "int32")
     return labels, weights, valid
 
 
@@ -132,6 +141,9 @@ def check_state(state, spec: dict, segment_length) -> None:
                 f"`state[{name!r}]` must have shape {list(shape)}; received {list(received)}. "
                 "Use initial_state(batch_size) with this call's batch size."
             )
+    dtype = keras.backend.standardize_dtype(state["position"].dtype)
+    if "int" not in dtype:
+        raise ValueError(f"`state['position']` must be of an integer dtype; received {dtype}.")
     position = concrete(state["position"])
     if position is not None:
         limit = 1 if segment_length is None else segment_length

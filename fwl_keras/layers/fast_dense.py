@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from fwl_keras.layers.fast_layer import FastLayer, require_positive
+from fwl_keras.layers.fast_layer import FastLayer, require_count
 from fwl_keras.ops import linear_attention, running_sum
 
 
@@ -40,7 +40,7 @@ class FastDense(FastLayer):
         self, units: int, kernel_initializer="glorot_uniform", bias_initializer="zeros", **kwargs
     ):
         super().__init__(**kwargs)
-        require_positive("units", units)
+        require_count("units", units)
         self.units = units
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)

@@ -1,6 +1,7 @@
 """What layers with fast weights have in common: step sizes, decays and adapted weights."""
 
 import math
+import numbers
 
 import keras
 import numpy as np
@@ -139,6 +140,12 @@ def require_positive(name: str, value) -> None:
     """Raise a ValueError unless `value` is a finite number above zero."""
     if not (np.isscalar(value) and np.isfinite(value) and value > 0):
         raise ValueError(f"`{name}` must be a positive number; received {value!r}.")
+
+
+def require_count(name: str, value) -> None:
+    """Raise a ValueError unless `value` is a whole number above zero."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{name}` must be a positive whole number; received {value!r}.")
 
 
 def require_fraction(name: str, value) -> None:

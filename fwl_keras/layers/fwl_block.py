@@ -1,6 +1,7 @@
 """The fast weight layer block: the head of a language model that adapts while it reads."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from fwl_keras.layers._checks import (
@@ -11,13 +12,20 @@ from fwl_keras.layers._checks import (
     integer_labels,
 )
 from fwl_keras.layers.fast_dense import FastDense
-from fwl_keras.layers.fast_layer import require_positive
+from fwl_keras.layers.fast_layer import require_count, require_fraction, require_positive
 from fwl_keras.layers.fast_layer_normalization import FastLayerNormalization
 from fwl_keras.layers.squared_relu import SquaredReLU
 from fwl_keras.layers.unembedding import Unembedding
 from fwl_keras.ops import cross_entropy, cross_entropy_gradient
 from fwl_keras.ops._shapes import ceil_div, minimum
-from fwl_keras.ops.segments import cut_pieces, gather_rows, repeat, scatter_rows, take_piece
+from fwl_keras.ops.segments import (
+    can_unroll,
+    cut_pieces,
+    gather_rows,
+    repeat,
+    scatter_rows,
+    take_piece,
+)
 
 DEFAULT_CHUNK_LENGTH = 128
 
@@ -128,7 +136,7 @@ class FWLBlock(keras.layers.Layer):
         }
         for name, value in {"size": size, "vocab_size": vocab_size, **lengths}.items():
             if value is not None or name not in lengths:
-                require_positive(name, value)
+                require_count(name, value)
         if attn_chunks is not None and chunk_length is not None:
             raise ValueError(
                 f"Both `attn_chunks`={attn_chunks} and `chunk_length`={chunk_length} are given; "
@@ -241,7 +249,7 @@ class FWLBlock(keras.layers.Layer):
         if not self.use_fast_weights or labels is None:
             features = self._read(x, state if self.use_fast_weights else None)
             slow_loss = None
-        elif exists is None and state is None and isinstance(ops.shape(x)[1], int):
+        elif exists is None and state is None and self._can_unroll(x.shape[1]):
             features, slow_loss, new_state = self._adapt_aligned(x, labels, weights)
         else:
             features, slow_loss, new_state = self._adapt(x, labels, weights, exists, state)
@@ -253,6 +261,12 @@ class FWLBlock(keras.layers.Layer):
 
     def _check_call(self, x, labels, weights, state, x_mask, return_state, output):
         check_features(x)
+        width = self.expand.kernel.shape[0]
+        if x.shape[-1] != width:
+            raise ValueError(
+                f"`x` must have the width {width} that the block was built for; received shape "
+                f"{tuple(x.shape)}."
+            )
         if weights is not None:
             check_matches("weights", weights, x)
         if x_mask is not None:
@@ -306,6 +320,9 @@ class FWLBlock(keras.layers.Layer):
         hidden = self.activation.slow(self.expand.slow(weights["expand"], x, *expand))
         projected = self.project.slow(weights["project"], hidden, *project)
         return self.normalization.slow(weights["normalization"], projected)[0]
+
+    def _can_unroll(self, total):
+        return total is not None and can_unroll(ceil_div(total, self.segment_length or total))
 
     def _adapt_aligned(self, x, labels, weights):
         """All rows at the start of a segment and no holes: segments are slices."""
@@ -495,9 +512,7 @@ class FWLBlock(keras.layers.Layer):
 
     def decay_variables(self) -> list:
         """The variables behind `decays`, which only texts longer than a segment can train."""
-        return [
-            getattr(self, layer).decay_variables[name] for layer, name in FAST_WEIGHTS.values()
-        ]
+        return [getattr(self, layer).decay_variables[name] for layer, name in FAST_WEIGHTS.values()]
 
     def _learned(self, kind):
         return {
@@ -507,15 +522,20 @@ class FWLBlock(keras.layers.Layer):
 
     def set_step_sizes(self, values: dict) -> None:
         """Assign positive step sizes by fast weight's name, e.g. {"expand_kernel": 1e-3}."""
+        places = {t: _fast_weight(t) for t in values}
         for t, value in values.items():
-            layer, name = _fast_weight(t)
-            getattr(self, layer).set_step_size(name, value)
+            require_positive(t, np.min(value))
+        for t, (layer, name) in places.items():
+            getattr(self, layer).set_step_size(name, values[t])
 
     def set_decays(self, values: dict) -> None:
         """Assign decays in (0, 1) by fast weight's name, e.g. {"expand_kernel": 0.9}."""
+        places = {t: _fast_weight(t) for t in values}
         for t, value in values.items():
-            layer, name = _fast_weight(t)
-            getattr(self, layer).set_decay(name, value)
+            require_fraction(t, np.min(value))
+            require_fraction(t, np.max(value))
+        for t, (layer, name) in places.items():
+            getattr(self, layer).set_decay(name, values[t])
 
     def compute_output_spec(
         self,
@@ -595,7 +615,10 @@ def _part(sums, layer):
 
 def _split(state):
     """A state's anchor and running sums, each by fast weight."""
-    return tuple({t: state[f"{kind}_{t}"] for t in FAST_WEIGHTS} for kind in ("anchor", "running"))
+    return tuple(
+        {t: ops.cast(state[f"{kind}_{t}"], "float32") for t in FAST_WEIGHTS}
+        for kind in ("anchor", "running")
+    )
 
 
 def _join(anchor, running, position):

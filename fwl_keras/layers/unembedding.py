@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from fwl_keras.layers.fast_layer import require_positive
+from fwl_keras.layers.fast_layer import require_count
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -43,7 +43,7 @@ class Unembedding(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
-        require_positive("vocab_size", vocab_size)
+        require_count("vocab_size", vocab_size)
         self.vocab_size = vocab_size
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

@@ -110,13 +110,19 @@ def _row_starts(batch, total):
     return ops.arange(batch, dtype="int32")[:, None] * total
 
 
+def can_unroll(count) -> bool:
+    """Whether `count` iterations are unrolled: few, or on JAX, whose loops have no reverse mode."""
+    known = isinstance(count, int)
+    return known and (count <= MAX_UNROLLED or keras.backend.backend() == "jax")
+
+
 def repeat(body, carry, count):
     """`carry = body(k, carry)` for k in range(count), differentiable.
 
-    Unrolled where the count is known and small, and always on JAX, whose while loop has no reverse
-    mode; elsewhere a loop whose number of iterations is bounded, which XLA needs for gradients.
+    Where it is not unrolled, the loop's number of iterations is bounded, which XLA needs for
+    gradients.
     """
-    if isinstance(count, int) and (count <= MAX_UNROLLED or keras.backend.backend() == "jax"):
+    if can_unroll(count):
         for k in range(count):
             carry = body(k, carry)
         return carry
