@@ -14,9 +14,16 @@ Both are differentiable once (the second is itself a gradient: DESIGN "second or
 from keras import ops
 
 from fwl_keras.ops._blocks import map_blocks
+from fwl_keras.ops._types import Tensor
 
 
-def cross_entropy(features, kernel, bias, labels, block_length=None):
+def cross_entropy(
+    features: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    block_length: int | None = None,
+) -> Tensor:
     """Negative log-likelihood of integer labels, in nats.
 
     Args:
@@ -57,7 +64,14 @@ def cross_entropy(features, kernel, bias, labels, block_length=None):
     return ops.reshape(apply(features, kernel, _bias_or_zeros(bias, kernel)), shape)
 
 
-def cross_entropy_gradient(features, kernel, bias, labels, weights, block_length=None):
+def cross_entropy_gradient(
+    features: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    weights: Tensor,
+    block_length: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """Gradient of the weighted cross-entropy with respect to the features, and the loss itself.
 
     Args:

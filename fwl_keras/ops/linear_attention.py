@@ -18,9 +18,16 @@ from fwl_keras.ops._shapes import (
     minimum,
     split_chunks,
 )
+from fwl_keras.ops._types import Tensor
 
 
-def linear_attention(query, key, value, initial_state=None, chunk_length=128):
+def linear_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    initial_state: Tensor | None = None,
+    chunk_length: int = 128,
+) -> tuple[Tensor, Tensor]:
     """Strictly causal linear attention in the form that fits the length: step or chunks.
 
     Args:
@@ -40,7 +47,9 @@ def linear_attention(query, key, value, initial_state=None, chunk_length=128):
     return linear_attention_chunked(query, key, value, initial_state, chunk_length)
 
 
-def linear_attention_step(query, key, value, state=None):
+def linear_attention_step(
+    query: Tensor, key: Tensor, value: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Read the state with one token's query, then add the token's own update.
 
     Args:
@@ -58,7 +67,9 @@ def linear_attention_step(query, key, value, state=None):
     return ops.einsum("bk,bkv->bv", query, state), state + update
 
 
-def linear_attention_recurrent(query, key, value, initial_state=None):
+def linear_attention_recurrent(
+    query: Tensor, key: Tensor, value: Tensor, initial_state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Token-by-token definition; T must be known. Same arguments and results as the others."""
     state = initial_state
     outputs = []
@@ -68,7 +79,13 @@ def linear_attention_recurrent(query, key, value, initial_state=None):
     return ops.stack(outputs, axis=1), state
 
 
-def linear_attention_chunked(query, key, value, initial_state=None, chunk_length=128):
+def linear_attention_chunked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    initial_state: Tensor | None = None,
+    chunk_length: int = 128,
+) -> tuple[Tensor, Tensor]:
     """Parallel form: quadratic inside a chunk, one running sum of outer products across chunks.
 
     Args:

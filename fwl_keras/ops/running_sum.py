@@ -12,9 +12,12 @@ from fwl_keras.ops._shapes import (
     minimum,
     split_chunks,
 )
+from fwl_keras.ops._types import Tensor
 
 
-def running_sum(value, initial_state=None, chunk_length=128):
+def running_sum(
+    value: Tensor, initial_state: Tensor | None = None, chunk_length: int = 128
+) -> tuple[Tensor, Tensor]:
     """Exclusive running sum in the form that fits the length: step or chunks.
 
     Args:
@@ -31,14 +34,16 @@ def running_sum(value, initial_state=None, chunk_length=128):
     return running_sum_chunked(value, initial_state, chunk_length)
 
 
-def running_sum_step(value, state=None):
+def running_sum_step(value: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The sum [B, V] before this token's value [B, V], and the sum with it."""
     if state is None:
         return ops.zeros_like(value), value
     return state, state + value
 
 
-def running_sum_recurrent(value, initial_state=None):
+def running_sum_recurrent(
+    value: Tensor, initial_state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Token-by-token definition; T must be known. Same arguments and results as the others."""
     state = initial_state
     outputs = []
@@ -48,7 +53,9 @@ def running_sum_recurrent(value, initial_state=None):
     return ops.stack(outputs, axis=1), state
 
 
-def running_sum_chunked(value, initial_state=None, chunk_length=128):
+def running_sum_chunked(
+    value: Tensor, initial_state: Tensor | None = None, chunk_length: int = 128
+) -> tuple[Tensor, Tensor]:
     """Parallel form: a running sum inside each chunk and one across the chunks' totals.
 
     Two levels keep rounding errors those of a chunk's length, not of the text's.

@@ -6,12 +6,14 @@ tokens that fall into the k-th segment it touches. Pieces have one width whateve
 that a row's arithmetic does not depend on its neighbours.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 from keras import ops
 
 from fwl_keras.ops._shapes import ceil_div, minimum
+from fwl_keras.ops._types import Tensor
 
 MAX_UNROLLED = 16
 
@@ -28,15 +30,15 @@ class Pieces(NamedTuple):
         length: int or None, tokens a segment.
     """
 
-    count: object
-    width: object
-    order: object
-    existing: object
-    position: object
+    count: int | Tensor
+    width: int | Tensor
+    order: Tensor
+    existing: Tensor
+    position: Tensor
     length: int | None
 
 
-def cut_pieces(exists, position, length: int | None) -> Pieces:
+def cut_pieces(exists: Tensor, position: Tensor, length: int | None) -> Pieces:
     """Lay the existing tokens of a call out over segments.
 
     Args:
@@ -58,7 +60,7 @@ def cut_pieces(exists, position, length: int | None) -> Pieces:
     return Pieces(count, width, ops.cast(order, "int32"), existing, position, length)
 
 
-def take_piece(pieces: Pieces, k):
+def take_piece(pieces: Pieces, k: int | Tensor) -> tuple[Tensor, Tensor]:
     """Where piece k's tokens stand in the call.
 
     Args:
@@ -79,14 +81,16 @@ def take_piece(pieces: Pieces, k):
     return gather_rows(pieces.order, ops.minimum(index, last)), valid
 
 
-def gather_rows(x, places):
+def gather_rows(x: Tensor, places: Tensor) -> Tensor:
     """x[b, places[b, i]] for x [B, T, ...] and places [B, P]: [B, P, ...]."""
     batch, total = ops.shape(x)[0], ops.shape(x)[1]
     flat = ops.reshape(x, (batch * total, *x.shape[2:]))
     return ops.take(flat, places + _row_starts(batch, total), axis=0)
 
 
-def scatter_rows(buffer, places, valid, values, total):
+def scatter_rows(
+    buffer: Tensor, places: Tensor, valid: Tensor, values: Tensor, total: int | Tensor
+) -> Tensor:
     """Write values [B, P, ...] where they belong.
 
     Args:
@@ -110,13 +114,13 @@ def _row_starts(batch, total):
     return ops.arange(batch, dtype="int32")[:, None] * total
 
 
-def can_unroll(count) -> bool:
+def can_unroll(count: int | Tensor) -> bool:
     """Whether `count` iterations are unrolled: few, or on JAX, whose loops have no reverse mode."""
     known = isinstance(count, int)
     return known and (count <= MAX_UNROLLED or keras.backend.backend() == "jax")
 
 
-def repeat(body, carry, count):
+def repeat(body: Callable, carry: tuple, count: int | Tensor) -> tuple:
     """`carry = body(k, carry)` for k in range(count), differentiable.
 
     Where it is not unrolled, the loop's number of iterations is bounded, which XLA needs for

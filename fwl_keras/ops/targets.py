@@ -2,8 +2,12 @@
 
 from keras import ops
 
+from fwl_keras.ops._types import Tensor
 
-def next_token_targets(token_ids, padding_mask=None):
+
+def next_token_targets(
+    token_ids: Tensor, padding_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Labels shifted by one, and the weights of the positions that have one.
 
     For calls whose state is thrown away. In a stream, the last token of a piece must not be passed
