@@ -15,7 +15,7 @@ from keras import ops
 from fwl_keras.ops._shapes import ceil_div, minimum
 from fwl_keras.ops._types import Tensor
 
-MAX_UNROLLED = 16
+MAX_UNROLLED = 8
 
 
 class Pieces(NamedTuple):
