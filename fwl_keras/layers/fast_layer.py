@@ -33,7 +33,7 @@ class FastLayer(keras.layers.Layer):
 
     def __init__(
         self,
-        initial_step_size: float = 1e-3,
+        initial_step_size: float = 3e-3,
         step_size_gain: float = 10.0,
         step_size_per_unit: bool = False,
         initial_decay: float = 0.95,

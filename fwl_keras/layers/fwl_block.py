@@ -120,7 +120,7 @@ class FWLBlock(keras.layers.Layer):
         use_fast_weights: bool = True,
         loss_reduction: str = "sum",
         epsilon: float = 1e-6,
-        initial_step_size: float = 1e-3,
+        initial_step_size: float = 3e-3,
         step_size_gain: float = 10.0,
         step_size_per_unit: bool = False,
         initial_decay: float = 0.95,
