@@ -64,7 +64,6 @@ CELLS = {
     "eta0 1e-4": {"initial_step_size": 1e-4},
     "eta0 3e-3": {"initial_step_size": 3e-3},
     "eta0 1e-2": {"initial_step_size": 1e-2},
-    "eta0 3e-2": {"initial_step_size": 3e-2},
     "decay0 0.5": {"initial_decay": 0.5},
     "decay0 0.8": {"initial_decay": 0.8},
     "decay0 0.99": {"initial_decay": 0.99},
