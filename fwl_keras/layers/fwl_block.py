@@ -1,5 +1,8 @@
 """The fast weight layer block: the head of a language model that adapts while it reads."""
 
+from functools import reduce
+from operator import add
+
 import keras
 import numpy as np
 from keras import ops
@@ -305,20 +308,10 @@ class FWLBlock(keras.layers.Layer):
 
     def _read(self, x, state):
         """Features [B, T, S] with the state's weights W - eta * (A + R), no step taken."""
-        sums = _split(state) if state else ()
-        if x.shape[1] != 1 and sums:
-            anchor, running = sums
-            sums = ({t: anchor[t] + running[t] for t in FAST_WEIGHTS},)
-            weights, sums = self._weights_at(*sums), ()
-        else:
-            weights = self._weights_at(None)
-            if sums:
-                anchor, running = sums
-                both = {t: anchor[t] + running[t] for t in ("gamma", "beta")}
-                weights["normalization"] = self.normalization.weights_at(both)
-        expand, project = ([_part(s, layer) for s in sums] for layer in ("expand", "project"))
-        hidden = self.activation.slow(self.expand.slow(weights["expand"], x, *expand))
-        projected = self.project.slow(weights["project"], hidden, *project)
+        weights, unread = self._adapted(x, *(_split(state) if state else ()))
+        hidden = self.expand.slow(weights["expand"], x, *unread["expand"])
+        hidden = self.activation.slow(hidden)
+        projected = self.project.slow(weights["project"], hidden, *unread["project"])
         return self.normalization.slow(weights["normalization"], projected)[0]
 
     def _can_unroll(self, total):
@@ -391,12 +384,8 @@ class FWLBlock(keras.layers.Layer):
             Features [B, P, S], slow loss [B, P], and the running sums with these tokens.
         """
         anchor, running = sums or (None, None)
-        # A row's adapted weights are worth forming for a segment, never for a single token.
-        lazy = x.shape[1] == 1 and anchor is not None
-        w = self._weights_at(None if lazy else anchor)
-        w["normalization"] = self.normalization.weights_at(_part(anchor, "normalization"))
-        at_expand = (_part(anchor, "expand"),) if lazy else ()
-        at_project = (_part(anchor, "project"),) if lazy else ()
+        w, unread = self._adapted(x, *(() if anchor is None else (anchor,)))
+        at_expand, at_project = unread["expand"], unread["project"]
 
         a1 = self.expand.slow(w["expand"], x, *at_expand)
         r = self.activation.slow(a1)
@@ -451,9 +440,22 @@ class FWLBlock(keras.layers.Layer):
             new_running[t] = ops.where(rows, ops.zeros_like(running[t]), running[t])
         return (new_anchor, new_running), ops.where(full, 0, position)
 
-    def _weights_at(self, sums):
-        layers = ("expand", "project", "normalization")
-        return {name: getattr(self, name).weights_at(_part(sums, name)) for name in layers}
+    def _adapted(self, x, *sums):
+        """Each layer's weights after the steps in `sums`, and the sums that are not in them yet.
+
+        A row's adapted weights are worth forming for a segment, never for a single token: there
+        the dense layers read the sums as they are.
+        """
+        lazy = x.shape[1] == 1
+        weights, unread = {}, {}
+        for layer in ("expand", "project", "normalization"):
+            parts = [_part(s, layer) for s in sums]
+            unread[layer] = parts if lazy and layer != "normalization" else []
+            formed = None
+            if parts and not unread[layer]:
+                formed = {name: reduce(add, (p[name] for p in parts)) for name in parts[0]}
+            weights[layer] = getattr(self, layer).weights_at(formed)
+        return weights, unread
 
     def _chunk_length(self, total):
         if self.attn_chunks is not None:
