@@ -25,7 +25,7 @@ import fwl_keras  # noqa: F401  (registers the classes that the run's model is m
 from fwl_keras.data import SentencePieceTokenizer, evaluation_windows, load_corpus, token_stream
 from fwl_keras.evaluation import stream_losses
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.directory import RunDirectory, replace_file
 
 RESULTS = Path(__file__).parent / "results" / "long_stream.json"
 RESAMPLES = 2000
@@ -102,9 +102,8 @@ def main() -> None:
         "orders": orders,
     }
     RESULTS.parent.mkdir(exist_ok=True)
-    beside = RESULTS.with_suffix(".tmp")
-    beside.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
-    os.replace(beside, RESULTS)
+    text = json.dumps(results, indent=2) + "\n"
+    replace_file(RESULTS, lambda beside: beside.write_text(text, "utf-8"))
 
     table = Table("tenth", *(f"order {order['seed']}" for order in orders), "mean")
     for i in range(10):

@@ -33,6 +33,7 @@ from fwl_keras.data import (
     token_stream,
 )
 from fwl_keras.evaluation import stream_losses, token_losses
+from fwl_keras.runs.directory import replace_file
 
 RESULTS = Path(__file__).parent / "results" / "step_sizes.json"
 SETTINGS = {
@@ -96,9 +97,8 @@ def read_results() -> dict:
 def write_results(results: dict) -> None:
     """Replace the file in one step."""
     RESULTS.parent.mkdir(exist_ok=True)
-    beside = RESULTS.with_suffix(".tmp")
-    beside.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
-    os.replace(beside, RESULTS)
+    text = json.dumps(results, indent=2) + "\n"
+    replace_file(RESULTS, lambda beside: beside.write_text(text, "utf-8"))
 
 
 def load_text() -> tuple[SentencePieceTokenizer, np.ndarray, np.ndarray]:
