@@ -5,6 +5,8 @@ Importing this package imports no deep-learning framework.
 
 from fwl_keras.data.corpus import Corpus
 from fwl_keras.data.document import Document
+from fwl_keras.data.document_batches import DocumentBatches
+from fwl_keras.data.document_pass import DocumentPass
 from fwl_keras.data.load_corpus import CORPUS_NAMES, load_corpus
 from fwl_keras.data.packing import evaluation_windows, pack_documents, pack_stream, token_stream
 from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -15,6 +17,8 @@ __all__ = [
     "CORPUS_NAMES",
     "Corpus",
     "Document",
+    "DocumentBatches",
+    "DocumentPass",
     "SentencePieceTokenizer",
     "TrainingBatches",
     "evaluation_windows",
