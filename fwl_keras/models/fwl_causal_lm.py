@@ -3,13 +3,16 @@
 import keras
 from keras import ops
 
+from fwl_keras.layers.fast_layer import require_count
 from fwl_keras.layers.fwl_block import FWLBlock
+from fwl_keras.models.carried_state import CarriedState
+from fwl_keras.models.generating import Generating
 from fwl_keras.models.perplexity import Perplexity
 from fwl_keras.ops import cross_entropy, next_token_targets
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
-class FWLCausalLM(keras.Model):
+class FWLCausalLM(Generating, keras.Model):
     """Any Keras body that maps token ids to features, with a fast weight block on top.
 
     Trains with `fit` on batches of token ids alone: labels are the ids shifted by one, and the
@@ -27,9 +30,13 @@ class FWLCausalLM(keras.Model):
         backbone: layer or model from int ids [B, T] to features [B, T, D], causal; or a KerasHub
             backbone, which takes a dict of `token_ids` and `padding_mask`.
         block: FWLBlock. With `unembedding=` an embedding layer of the backbone the two are tied.
-        preprocessor: a KerasHub preprocessor to keep with the model, or None.
+        preprocessor: TextPreprocessor or KerasHub preprocessor, with which `read`, `score` and
+            `generate` take texts; or None, for token ids only.
         pad_token_id: id that marks padding in batches of ids without a mask. None: the
             preprocessor's, else no id does.
+        context_length: tokens that the backbone reads at once; `read`, `score` and `generate` go
+            through longer texts in windows of so many. None: the backbone's
+            `max_sequence_length`, else there is no limit.
         **kwargs: keyword arguments of `keras.Model`.
 
     Call arguments:
@@ -59,6 +66,7 @@ class FWLCausalLM(keras.Model):
         block: FWLBlock,
         preprocessor=None,
         pad_token_id: int | None = None,
+        context_length: int | None = None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -75,17 +83,25 @@ class FWLCausalLM(keras.Model):
         if pad_token_id is None:
             pad_token_id = getattr(getattr(preprocessor, "tokenizer", None), "pad_token_id", None)
         self.pad_token_id = pad_token_id
+        if context_length is None:
+            context_length = getattr(backbone, "max_sequence_length", None)
+        else:
+            require_count("context_length", context_length)
+        self.context_length = context_length
         self.sampler = None
+        self._body = None
+        self._functions = {}
+        self.carried_state = None
         self.perplexity_tracker = Perplexity()
         self.adaptation_gain_tracker = keras.metrics.Mean(name="adaptation_gain")
         self.total_gain_tracker = keras.metrics.Mean(name="total_gain")
-        self._takes_dict = isinstance(getattr(backbone, "input", None), dict)
         self._build_parts()
 
     def _build_parts(self):
         """Create all weights now, so that a model is complete as soon as it exists."""
         token_ids = keras.KerasTensor((None, None), "int32")
-        features = self._features(token_ids, keras.KerasTensor((None, None), "bool"), None)
+        padding_mask = keras.KerasTensor((None, None), "bool")
+        features = self.body.features(token_ids, padding_mask)
         if len(features.shape) != 3 or features.shape[-1] is None:
             raise ValueError(
                 "`backbone` must map token ids [batch, length] to features [batch, length, width]; "
@@ -98,14 +114,6 @@ class FWLCausalLM(keras.Model):
     def build(self, *args, **kwargs):
         """Nothing is left to build: the constructor did."""
 
-    def _features(self, token_ids, padding_mask, training):
-        inputs = token_ids
-        if self._takes_dict:
-            if padding_mask is None:
-                padding_mask = ops.ones_like(token_ids, "bool")
-            inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-        return self.backbone(inputs, training=training)
-
     def call(
         self,
         inputs,
@@ -117,7 +125,7 @@ class FWLCausalLM(keras.Model):
         training=None,
     ):
         token_ids, padding_mask = self._split_inputs(inputs)
-        x = self._features(token_ids, padding_mask, training)
+        x = self.body.features(token_ids, padding_mask, training)
         if padding_mask is None:
             padding_mask = getattr(x, "_keras_mask", None)
         if labels is None:
@@ -146,11 +154,20 @@ class FWLCausalLM(keras.Model):
         losses, state = result if return_state else (result, None)
         losses = {**losses, "weights": weights}
         if evaluation:
-            losses["trained_loss"] = self._trained_loss(x, labels, padding_mask)
+            losses["trained_loss"] = self.trained_loss(x, labels, padding_mask)
         return (losses, state) if return_state else losses
 
-    def _trained_loss(self, x, labels, padding_mask):
-        """Losses [B, T] with the trained weights: one more, read-only pass of the block."""
+    def trained_loss(self, x, labels, padding_mask):
+        """Losses with the trained weights: one more, read-only pass of the block.
+
+        Args:
+            x: float tensor [B, T, D], features.
+            labels: int tensor [B, T].
+            padding_mask: bool tensor [B, T], positions that exist, or None for all.
+
+        Returns:
+            float32 tensor [B, T] in nats; anything where a position does not exist.
+        """
         features = self.block(x, x_mask=padding_mask, output="features")
         labels = ops.clip(ops.cast(labels, "int32"), 0, self.block.vocab_size - 1)
         return cross_entropy(features, *self.block.unembedding.tensors(), labels)
@@ -172,7 +189,8 @@ class FWLCausalLM(keras.Model):
         """The training loss, and what the trackers add up; the same on every backend.
 
         Args:
-            inputs: as for `call`.
+            inputs: as for `call`; or with `starts`, bool tensor [B], to go on from the state that
+                the last batch ended with (see `carry_state`).
             labels: int tensor [B, T], or None to shift the ids.
             sample_weight: tensor [B, T] or [B], or None for the block's weights.
             training: True for a step of `fit`, False for one of `evaluate`.
@@ -182,9 +200,17 @@ class FWLCausalLM(keras.Model):
             float32 scalars: `tokens` = sum(w), and means in nats per token, `nll`,
             `adaptation_gain` and, with `training=False`, `total_gain`.
         """
+        carried = self._carried_arguments(inputs, training)
         losses = self(
-            inputs, labels=labels, training=training, output="loss" if training else "evaluation"
+            inputs,
+            labels=labels,
+            training=training,
+            output="loss" if training else "evaluation",
+            **carried,
         )
+        if carried:
+            losses, state = losses
+            self.carried_state.assign(state)
         w = losses["weights"]
         if sample_weight is not None:
             sample_weight = ops.cast(sample_weight, "float32")
@@ -207,6 +233,76 @@ class FWLCausalLM(keras.Model):
         if not training:
             counts["total_gain"] = mean(losses["trained_loss"]) - nll
         return nll + sum(ops.cast(loss, "float32") for loss in self.losses), counts
+
+    def carry_state(self, batch_size: int | None) -> None:
+        """Let `fit` read texts longer than a batch is wide: truncated backpropagation through time.
+
+        From then on batches may hold `starts` beside `token_ids` and `padding_mask`, a bool tensor
+        [B] that marks the rows in which a text begins (see fwl_keras.data.DocumentBatches). All
+        other rows go on with the state that their row of the batch before ended with; gradients
+        end there. In such a batch `padding_mask` marks the positions that have a label. Batches
+        without `starts`, as validation data, neither use nor change what is carried; `evaluate`
+        refuses batches with it.
+
+        The state is part of `save_weights`, so that an interrupted training goes on exactly, and
+        not of `save`.
+
+        Args:
+            batch_size: rows of every batch (of a replica); None to carry no longer.
+
+        Raises:
+            ValueError: if it is not a positive int.
+
+        Example:
+            >>> lm.carry_state(8)
+            >>> batches = DocumentBatches(ids, 256, 8, steps=100, seed=0, eos_id=1, pad_id=0)
+            >>> lm.fit(batches.to_tf_dataset())
+        """
+        if batch_size is not None:
+            require_count("batch_size", batch_size)
+            carried = CarriedState(self.block.initial_state(batch_size), name="carried_state")
+        self._set_carried_state(None if batch_size is None else carried)
+        # A step that is compiled already holds the old variables.
+        self.train_function = None
+
+    def _set_carried_state(self, layer):
+        locked = self._tracker.locked
+        self._tracker.unlock()
+        if self.carried_state is not None:
+            self._tracker.untrack(self.carried_state)
+        self.carried_state = layer
+        if locked:
+            self._tracker.lock()
+
+    def _carried_arguments(self, inputs, training):
+        """Arguments of `call` that make a batch with `starts` go on where the last one ended."""
+        if not isinstance(inputs, dict) or "starts" not in inputs:
+            return {}
+        if not training:
+            raise ValueError(
+                "`starts` is for training: `evaluate` would overwrite the state that `fit` "
+                "carries. Use fwl_keras.evaluation.document_losses."
+            )
+        if self.carried_state is None:
+            raise ValueError(
+                "`starts` needs a state to go on from: call `carry_state(batch_size)` before `fit`."
+            )
+        mask = inputs.get("padding_mask")
+        return {
+            "state": self.carried_state(inputs["starts"]),
+            "return_state": True,
+            # The label of a window's last position is not among its inputs.
+            "weights": None if mask is None else ops.cast(mask, "float32"),
+        }
+
+    def save(self, *args, **kwargs):
+        """As `keras.Model.save`; the state that training carries is not part of a model."""
+        carried = self.carried_state
+        self._set_carried_state(None)
+        try:
+            return super().save(*args, **kwargs)
+        finally:
+            self._set_carried_state(carried)
 
     def update_trackers(self, loss, counts) -> dict:
         """Add one batch to the trackers, each weighted by its tokens; return their results."""
@@ -271,6 +367,7 @@ class FWLCausalLM(keras.Model):
                 else keras.saving.serialize_keras_object(self.preprocessor)
             ),
             "pad_token_id": self.pad_token_id,
+            "context_length": self.context_length,
         }
 
     @classmethod

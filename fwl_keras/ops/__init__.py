@@ -7,12 +7,14 @@ from fwl_keras.ops.linear_attention import (
     linear_attention_recurrent,
     linear_attention_step,
 )
+from fwl_keras.ops.random_uniform import random_uniform
 from fwl_keras.ops.running_sum import (
     running_sum,
     running_sum_chunked,
     running_sum_recurrent,
     running_sum_step,
 )
+from fwl_keras.ops.sample_tokens import sample_tokens
 from fwl_keras.ops.targets import next_token_targets
 
 __all__ = [
@@ -23,8 +25,10 @@ __all__ = [
     "linear_attention_recurrent",
     "linear_attention_step",
     "next_token_targets",
+    "random_uniform",
     "running_sum",
     "running_sum_chunked",
     "running_sum_recurrent",
     "running_sum_step",
+    "sample_tokens",
 ]

@@ -1,0 +1,132 @@
+"""Beam search with KerasHub's sampler, each beam with fast weights of its own."""
+
+import keras_hub
+import numpy as np
+from keras import ops
+
+from fwl_keras.models.stepping import join_state, next_logits, read_token, split_state
+from fwl_keras.models.streaming import pad_rows
+from fwl_keras.ops._types import Tensor
+
+
+def beam_search(
+    lm,
+    prompts: list[np.ndarray],
+    state: dict,
+    *,
+    sampler: keras_hub.samplers.BeamSampler,
+    max_length: int,
+    stop_token_ids: tuple[int, ...],
+    adapt: bool,
+    use_cache: bool,
+) -> tuple[list[np.ndarray], dict]:
+    """The likeliest continuations that beam search finds, row by row.
+
+    Args:
+        lm: FWLCausalLM.
+        prompts: int32 arrays [T_i], T_i >= 1.
+        state: state before the prompts.
+        sampler: the search's number of beams.
+        max_length: tokens of every row at the end.
+        stop_token_ids: ids that end a beam, whose score then stays as it is.
+        adapt: whether the fast weights learn from what is written.
+        use_cache: whether to use the body's cache.
+
+    Returns:
+        Rows of token ids, and the state after their last tokens.
+
+    Raises:
+        ValueError: if a prompt is empty, or a row goes beyond the body's context.
+    """
+    rows, states = [], []
+    for i, prompt in enumerate(prompts):
+        before = {name: value[i : i + 1] for name, value in state.items()}
+        row, after = _search_row(
+            lm, prompt, before, sampler, max_length, stop_token_ids, adapt, use_cache
+        )
+        rows.append(row)
+        states.append(after)
+    state = {name: ops.concatenate([one[name] for one in states]) for name in state}
+    return rows, state
+
+
+def _search_row(lm, prompt, state, sampler, max_length, stop_token_ids, adapt, use_cache):
+    if not prompt.size:
+        raise ValueError("Beam search needs prompts of at least one token; received an empty one.")
+    carries = bool(split_state(state)[-1])
+    if carries:
+        lm._check_context([prompt], state, more=max_length - prompt.size)
+    elif lm.context_length is not None and max_length > lm.context_length:
+        raise ValueError(
+            f"Beam search cannot begin a new context: `max_length`={max_length} is more than the "
+            f"model's context_length={lm.context_length}. Give a smaller one, or read the "
+            "beginning of the prompt into a state."
+        )
+    block_state, pending, valid, context = split_state(state)
+    if not carries and use_cache and lm.body.keeps_context:
+        context = lm.body.initial_context(1, max_length)
+    start = join_state(block_state, pending, valid, context)
+    _, start = lm._read_rows([prompt[:-1]], start)
+
+    token_ids, mask = pad_rows([prompt], max_length)
+    run = lm._compiled(
+        _search,
+        beams=sampler.num_beams,
+        temperature=float(sampler.temperature),
+        stop_token_ids=stop_token_ids,
+        adapt=adapt,
+    )
+    found = ops.convert_to_numpy(
+        run(ops.convert_to_tensor(token_ids), ops.convert_to_tensor(mask), start)
+    )[0]
+    stops = np.nonzero(np.isin(found[prompt.size :], stop_token_ids))[0]
+    end = prompt.size + stops[0] + 1 if stops.size else max_length
+    row = found[:end].astype("int32")
+
+    _, state = lm._read_rows([prompt], state)
+    _, state = lm._read_rows([row[prompt.size :]], state, "adapt" if adapt else "frozen")
+    return row, state
+
+
+def _search(
+    lm,
+    prompt: Tensor,
+    mask: Tensor,
+    state: dict,
+    *,
+    beams: int,
+    temperature: float,
+    stop_token_ids: tuple[int, ...],
+    adapt: bool,
+) -> Tensor:
+    """The best beam [1, N]; `state` is that before the prompt's last token."""
+    length = ops.sum(ops.cast(mask[0], "int32"))
+    context = split_state(state)[-1]
+    offset = context["position"][0] - (length - 1) if "position" in context else 0
+    ended = ops.zeros_like(state["pending_valid"])
+
+    def step(tokens, cache, index):
+        """Read the token before `index`, and predict the one at it."""
+        state, ended = cache["state"], cache["ended"]
+        active = ops.logical_not(ended)
+        state = read_token(lm, tokens, index - 1, offset, active, state, adapt)
+        token = ops.take(tokens, index - 1, axis=1)
+        is_stop = ops.zeros_like(ended)
+        for stop in stop_token_ids:
+            is_stop = ops.logical_or(is_stop, ops.equal(token, stop))
+        ended = ops.logical_or(ended, ops.logical_and(is_stop, index > length))
+        logits = next_logits(lm, state)
+        # Of an ended beam all that can follow is one token, with certainty.
+        only = ops.where(ops.arange(logits.shape[-1])[None] == 0, 0.0, -1e9)
+        logits = ops.where(ended[:, None], only, logits)
+        return logits, None, {"state": state, "ended": ended}
+
+    sampler = keras_hub.samplers.BeamSampler(num_beams=beams, temperature=temperature)
+    return sampler(
+        next=step,
+        prompt=prompt,
+        cache={"state": state, "ended": ended},
+        index=length,
+        mask=mask,
+        stop_token_ids=list(stop_token_ids) or None,
+    )

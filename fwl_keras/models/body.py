@@ -1,0 +1,117 @@
+"""How a language model runs its backbone: on a whole text, or going on from a context."""
+
+import sys
+
+import keras
+from keras import ops
+
+from fwl_keras.ops._types import Tensor
+
+
+class Body:
+    """A backbone of which nothing is known but that it is causal.
+
+    Args:
+        backbone: layer or model from int ids [B, T], or from a dict of `token_ids` and
+            `padding_mask`, to features [B, T, D].
+
+    Attributes:
+        keeps_context: whether `initial_context` works, and `advance`, `place` and `room` exist.
+        rows_together: whether all rows of a context must have read equally many tokens.
+    """
+
+    keeps_context = False
+    rows_together = False
+
+    def __init__(self, backbone: keras.layers.Layer):
+        self.backbone = backbone
+        self.takes_dict = isinstance(getattr(backbone, "input", None), dict)
+
+    def features(self, token_ids: Tensor, padding_mask: Tensor | None, training=None) -> Tensor:
+        """Features [B, T, D] of a text on its own.
+
+        Args:
+            token_ids: int tensor [B, T].
+            padding_mask: bool tensor [B, T], or None where all tokens exist.
+            training: as for Keras layers.
+        """
+        inputs = token_ids
+        if self.takes_dict:
+            if padding_mask is None:
+                padding_mask = ops.ones_like(token_ids, "bool")
+            inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        return self.backbone(inputs, training=training)
+
+    def initial_context(self, batch_size: int, length: int) -> dict:
+        """The context before the first token: a dict of tensors [B, ...].
+
+        Args:
+            batch_size: number of rows B.
+            length: tokens that the context must be able to hold.
+
+        Raises:
+            ValueError: if the backbone keeps none.
+        """
+        raise ValueError(
+            f"The backbone {self.backbone.name!r} ({type(self.backbone).__name__}) keeps no "
+            "context from call to call; use a KerasHub body or a RecurrentBackbone for that."
+        )
+
+
+class ContextBody(Body):
+    """A backbone that takes and returns its context itself, as `RecurrentBackbone` does."""
+
+    keeps_context = True
+
+    def __init__(self, backbone: keras.layers.Layer):
+        super().__init__(backbone)
+        self.rows_together = getattr(backbone, "rows_together", False)
+
+    def features(self, token_ids, padding_mask, training=None):
+        inputs = token_ids
+        if padding_mask is not None:
+            inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        return self.backbone(inputs, training=training)
+
+    def initial_context(self, batch_size, length):
+        return self.backbone.initial_context(batch_size, length)
+
+    def advance(self, token_ids: Tensor, padding_mask: Tensor, context: dict) -> tuple:
+        """Features of a text that follows on a context.
+
+        Args:
+            token_ids: int tensor [B, T].
+            padding_mask: bool tensor [B, T], True up to a row's length, False behind it.
+            context: dict from `initial_context` or an earlier call.
+
+        Returns:
+            Features [B, T, D], and the context after each row's last token.
+        """
+        inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        return self.backbone(inputs, context=context, training=False)
+
+    def place(self, context: dict, position: Tensor) -> dict:
+        """The context with every row at a position, where it is written by position.
+
+        Args:
+            context: dict of tensors [B, ...].
+            position: int tensor [B] or scalar, tokens read; what was written later is forgotten.
+        """
+        return context
+
+    def room(self, context: dict) -> int | None:
+        """Tokens that the context can still take, or None for no limit."""
+        return None
+
+
+def find_body(backbone: keras.layers.Layer) -> Body:
+    """The way to run a backbone that makes the most of what it can do."""
+    if hasattr(backbone, "initial_context"):
+        return ContextBody(backbone)
+    # Whoever has a KerasHub backbone has imported KerasHub.
+    if "keras_hub" in sys.modules:
+        from fwl_keras.models.keras_hub import KerasHubBody, cached_task_class
+
+        if cached_task_class(backbone) is not None:
+            return KerasHubBody(backbone)
+    return Body(backbone)

@@ -1,0 +1,136 @@
+"""Reading on from a state: the steps that scoring, reading and generation are made of.
+
+A language model's state is a flat dict of tensors [B, ...]: the block's state, the features of
+the last token, whose label is the next token to come (`pending_features`, `pending_valid`), and,
+where the body's own context is carried along, that (`context_...`).
+"""
+
+from keras import ops
+
+from fwl_keras.ops._types import Tensor
+
+CONTEXT = "context_"
+
+
+def split_state(state: dict) -> tuple[dict, Tensor, Tensor, dict]:
+    """A state's parts: the block's, pending features and whether they are valid, the context."""
+    block, context = {}, {}
+    for name, value in state.items():
+        if name.startswith(CONTEXT):
+            context[name.removeprefix(CONTEXT)] = value
+        elif not name.startswith("pending_"):
+            block[name] = value
+    return block, state["pending_features"], state["pending_valid"], context
+
+
+def join_state(block: dict, features: Tensor, valid: Tensor, context: dict) -> dict:
+    """The inverse of `split_state`."""
+    return {
+        **block,
+        "pending_features": features,
+        "pending_valid": valid,
+        **{CONTEXT + name: value for name, value in context.items()},
+    }
+
+
+def advance(
+    lm, token_ids: Tensor, padding_mask: Tensor, state: dict, mode: str = "adapt"
+) -> tuple[Tensor, Tensor, dict]:
+    """Read tokens, each predicted from the features of the one before it.
+
+    The features of the last token are kept in the state without a label: to pass them with
+    weight 0 now, and with their label later, would count them twice.
+
+    Args:
+        lm: FWLCausalLM.
+        token_ids: int tensor [B, T].
+        padding_mask: bool tensor [B, T], True up to a row's length, False behind it.
+        state: the model's state.
+        mode: `"adapt"` predicts with the fast weights, which learn; `"frozen"` takes no steps,
+            and predicts nothing; `"trained"` predicts with the trained weights, without steps.
+
+    Returns:
+        Losses float32 [B, T] in nats, bool [B, T] where there is one, and the new state.
+    """
+    block_state, pending, pending_valid, context = split_state(state)
+    if context:
+        features, context = lm.body.advance(token_ids, padding_mask, context)
+    else:
+        features = lm.body.features(token_ids, padding_mask, training=False)
+    x = ops.concatenate([ops.cast(pending[:, None], features.dtype), features[:, :-1]], axis=1)
+    scored = ops.concatenate(
+        [ops.logical_and(padding_mask[:, :1], pending_valid[:, None]), padding_mask[:, 1:]], axis=1
+    )
+    if mode == "adapt":
+        losses, block_state = lm.block(
+            x, token_ids, state=block_state, x_mask=scored, return_state=True, output="loss"
+        )
+        losses = losses["loss"]
+    elif mode == "trained":
+        losses = lm.trained_loss(x, token_ids, scored)
+        losses = ops.where(scored, losses, ops.zeros_like(losses))
+    else:
+        losses, scored = ops.zeros_like(token_ids, "float32"), ops.zeros_like(scored)
+    pending, pending_valid = _keep_last(features, padding_mask, pending, pending_valid)
+    return losses, scored, join_state(block_state, pending, pending_valid, context)
+
+
+def _keep_last(features, padding_mask, pending, pending_valid):
+    """Each row's features of its last token, or those it had where it has no token."""
+    lengths = ops.sum(ops.cast(padding_mask, "int32"), axis=1)
+    last = ops.maximum(lengths - 1, 0)[:, None, None]
+    newest = ops.cast(ops.take_along_axis(features, last, axis=1)[:, 0], "float32")
+    has_tokens = lengths > 0
+    pending = ops.where(has_tokens[:, None], newest, pending)
+    return pending, ops.logical_or(pending_valid, has_tokens)
+
+
+def next_logits(lm, state: dict) -> Tensor:
+    """Logits float32 [B, V] of the next token, with the state's weights; no step is taken."""
+    block_state, pending, _, _ = split_state(state)
+    logits = lm.block(pending[:, None], state=block_state)
+    return ops.cast(logits[:, 0], "float32")
+
+
+def read_token(
+    lm,
+    tokens: Tensor,
+    index: Tensor,
+    offset: Tensor,
+    active: Tensor,
+    state: dict,
+    adapt: bool,
+) -> dict:
+    """The state after one more token of the active rows.
+
+    Args:
+        lm: FWLCausalLM.
+        tokens: int32 tensor [B, N], the texts since the body's context began or was carried on.
+        index: int32 scalar, the token's place in them, the same in all rows.
+        offset: int32 scalar, tokens in the carried context before them.
+        active: bool tensor [B], rows that read it.
+        state: the model's state, with a context where the body's cache is used.
+        adapt: whether the fast weights take a step.
+    """
+    block_state, pending, valid, context = split_state(state)
+    token = ops.take(tokens, index, axis=1)
+    if adapt:
+        _, block_state = lm.block(
+            pending[:, None],
+            token[:, None],
+            state=block_state,
+            x_mask=ops.logical_and(active, valid)[:, None],
+            return_state=True,
+            output="features",
+        )
+    if context:
+        context = lm.body.place(context, offset + index)
+        features, context = lm.body.advance(token[:, None], active[:, None], context)
+        newest = features[:, 0]
+    else:
+        written = ops.arange(ops.shape(tokens)[1], dtype="int32")[None] <= index
+        written = ops.logical_and(written, ops.ones_like(tokens, "bool"))
+        features = lm.body.features(tokens, written, training=False)
+        newest = ops.take(features, index, axis=1)
+    pending = ops.where(active[:, None], ops.cast(newest, "float32"), pending)
+    return join_state(block_state, pending, ops.logical_or(valid, active), context)

@@ -1,0 +1,287 @@
+"""Reading and scoring texts that have no end, and the state in between."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+from rich.progress import track
+
+from fwl_keras.models.body import Body, find_body
+from fwl_keras.models.codec import Codec
+from fwl_keras.models.compiled import Compiled
+from fwl_keras.models.stepping import CONTEXT, advance, join_state, split_state
+from fwl_keras.ops.reset_rows import reset_rows
+
+NO_LIMIT = np.iinfo("int32").max
+
+
+class Score(NamedTuple):
+    """What `score` found.
+
+    Attributes:
+        log_probabilities: float32 array [B, T] in nats, of each token given those before it; NaN
+            where there is no token or nothing to predict it from.
+        perplexity: float array [B], per predicted token; NaN where none was.
+        state: the state after the last tokens.
+    """
+
+    log_probabilities: np.ndarray
+    perplexity: np.ndarray
+    state: dict
+
+
+class Streaming:
+    """The part of FWLCausalLM that reads on and on. Mixed into `keras.Model`.
+
+    A state is a flat dict of tensors of constant size: the block's (see
+    `FWLBlock.initial_state`), `pending_features` float32 [B, D] and `pending_valid` bool [B] (the
+    features of the last token, whose label is the next token to come), and, with
+    `carry_context=True`, the body's own `context_...`.
+    """
+
+    def initial_state(
+        self, batch_size: int, *, carry_context: bool = False, context_length: int | None = None
+    ) -> dict:
+        """A fresh state: nothing read yet.
+
+        Args:
+            batch_size: number of rows B.
+            carry_context: whether the body goes on from call to call where it stopped, too, for
+                bodies that can (KerasHub's with a key/value cache, `RecurrentBackbone`). By
+                default it starts a new context with each call, and what was before lives on in
+                the fast weights alone.
+            context_length: tokens that a carried context can hold; None: the model's.
+
+        Returns:
+            The state. Its size in bytes a row is 8 times the block's fast weights, plus 4 * D +
+            5, plus the body's context.
+
+        Raises:
+            ValueError: if the body keeps no context, or its length is not known.
+        """
+        context = {}
+        if carry_context:
+            length = context_length or self.context_length
+            if length is None and self.body.rows_together:
+                raise ValueError(
+                    "`context_length` must be given, the tokens that the body's cache holds: the "
+                    "model has none of its own."
+                )
+            context = self.body.initial_context(batch_size, length)
+        features = ops.zeros((batch_size, self.block.expand.kernel.shape[0]), "float32")
+        valid = ops.zeros((batch_size,), "bool")
+        return join_state(self.block.initial_state(batch_size), features, valid, context)
+
+    def read(
+        self,
+        inputs,
+        state: dict | None = None,
+        *,
+        passes: int = 1,
+        final: bool = False,
+        progress: bool = False,
+    ) -> dict:
+        """Read texts, and keep in the state what was learned from them.
+
+        Args:
+            inputs: texts (with a preprocessor) or token ids: one, a list, an int array [B, T], or
+                a dict of `token_ids` and `padding_mask`. The start token is put before a text
+                that begins (its row's state is fresh); token ids are taken as they are. A row of
+                length 0 leaves its state as it was.
+            state: state to go on from, or None for a fresh one.
+            passes: how often to read each text.
+            final: whether the texts end here: the end token is read, too.
+            progress: whether to draw a progress bar.
+
+        Returns:
+            The state after the last tokens.
+
+        Raises:
+            ValueError: if an argument does not fit.
+
+        Example:
+            >>> state = lm.read(["A long story.", "Another one."])
+            >>> lm.generate(["Then", "Now"], max_length=20, state=state)
+        """
+        if not isinstance(passes, int) or passes < 1:
+            raise ValueError(f"`passes` must be an int of at least 1; received {passes!r}.")
+        rows, state = self._rows_and_state(inputs, state, final)
+        for i in range(passes):
+            if i:
+                state = self._begin_again(state, rows)
+            _, state = self._read_rows(rows, state, progress=progress)
+        return state
+
+    def score(
+        self,
+        inputs,
+        state: dict | None = None,
+        *,
+        final: bool = False,
+        use_fast_weights: bool = True,
+        progress: bool = False,
+    ) -> Score:
+        """Log-probabilities of texts, the model adapting while it reads.
+
+        Args:
+            inputs: as for `read`.
+            state: as for `read`. With a state that has read something a row's first token is
+                predicted too.
+            final: as for `read`.
+            use_fast_weights: False scores with the trained weights, without any step.
+            progress: whether to draw a progress bar.
+
+        Returns:
+            Score: log-probabilities [B, T], perplexity [B], and the state after the last tokens.
+
+        Raises:
+            ValueError: if an argument does not fit.
+
+        Example:
+            >>> log_probabilities, perplexity, state = lm.score([[5, 6, 7], [8, 9]])
+        """
+        rows, state = self._rows_and_state(inputs, state, final)
+        mode = "adapt" if use_fast_weights else "trained"
+        losses, state = self._read_rows(rows, state, mode, progress=progress)
+        log_probabilities = -losses
+        scored = np.isfinite(losses)
+        totals = np.where(scored, losses, 0.0).sum(axis=1, dtype="float64")
+        with np.errstate(invalid="ignore", over="ignore"):
+            perplexity = np.exp(totals / scored.sum(axis=1))
+        return Score(log_probabilities, perplexity, state)
+
+    @property
+    def body(self) -> Body:
+        """How the backbone is run (found at first use: a KerasHub body's task takes a moment)."""
+        if self._body is None:
+            self._body = find_body(self.backbone)
+        return self._body
+
+    @property
+    def codec(self) -> Codec:
+        """Between texts and token ids."""
+        return Codec(self.preprocessor, self.block.vocab_size, self.pad_token_id)
+
+    def _rows_and_state(self, inputs, state, final=False, name="inputs"):
+        """Rows of ids with start and end tokens where they belong, and a state that fits."""
+        rows = self.codec.rows(inputs, name)
+        ids = rows.ids
+        if state is None:
+            state = self.initial_state(len(ids))
+        state = self._checked_state(state, len(ids))
+        if rows.is_text:
+            start = self.codec.start_token_id
+            begun = ops.convert_to_numpy(state["pending_valid"])
+            if start is not None:
+                # An empty text leaves a fresh row fresh, unless it is all the text there is.
+                ids = [
+                    row if b or not (row.size or final) else np.insert(row, 0, start)
+                    for row, b in zip(ids, begun, strict=True)
+                ]
+        if final:
+            if not rows.is_text:
+                raise ValueError("`final=True` ends texts; append the end token to token ids.")
+            if not self.codec.end_token_ids:
+                raise ValueError("`final=True` needs a tokeniser with an end token; it has none.")
+            ids = [np.append(row, self.codec.end_token_ids[0]) for row in ids]
+        return [row.astype("int32") for row in ids], state
+
+    def _checked_state(self, state, batch_size):
+        """The state as tensors, if it is one of this model's with this many rows."""
+        expected = self.initial_state(1)
+        received = sorted(state) if isinstance(state, dict) else type(state).__name__
+        names = {n for n in state if not n.startswith(CONTEXT)} if isinstance(state, dict) else None
+        if names != set(expected):
+            raise ValueError(
+                f"`state` must be a dict with the keys {sorted(expected)} (see initial_state); "
+                f"received {received}."
+            )
+        state = {name: ops.convert_to_tensor(value) for name, value in state.items()}
+        for name, value in state.items():
+            shape = tuple(value.shape)
+            fits = shape[:1] == (batch_size,)
+            if name in expected:
+                fits = shape == (batch_size, *expected[name].shape[1:])
+            if not fits:
+                raise ValueError(
+                    f"`state[{name!r}]` has shape {list(shape)}, which does not fit {batch_size} "
+                    "rows of this model; use initial_state(batch_size) or an earlier result."
+                )
+        return {**state, "pending_valid": ops.cast(state["pending_valid"], "bool")}
+
+    def _begin_again(self, state, rows):
+        """The state before another pass: no token before the first, and a new context."""
+        block_state, features, valid, context = split_state(state)
+        has_tokens = ops.convert_to_tensor([row.size > 0 for row in rows])
+        valid = ops.logical_and(valid, ops.logical_not(has_tokens))
+        return join_state(block_state, features, valid, reset_rows(context, has_tokens))
+
+    def _read_rows(self, rows, state, mode="adapt", *, progress=False):
+        """Losses [B, T], NaN where there is none, and the state after the last tokens."""
+        room = self._check_context(rows, state)
+        return self._read_windows(rows, state, room, mode, progress)
+
+    def _read_windows(self, rows, state, room, mode="adapt", progress=False):
+        longest = max((row.size for row in rows), default=0)
+        window = self.context_length or max(1, longest)
+        run = self._compiled(advance, mode=mode)
+        losses = [np.zeros((len(rows), 0), "float32")]
+        starts = range(0, longest, window)
+        for start in track(starts, "reading", disable=not progress or len(starts) < 2):
+            width = min(window, longest - start)
+            padded = min(round_up(width), self.context_length or NO_LIMIT, room - start)
+            token_ids, padding_mask = pad_rows([row[start : start + width] for row in rows], padded)
+            loss, scored, state = run(
+                ops.convert_to_tensor(token_ids), ops.convert_to_tensor(padding_mask), state
+            )
+            loss, scored = ops.convert_to_numpy(loss), ops.convert_to_numpy(scored)
+            losses.append(np.where(scored, loss, np.nan)[:, :width])
+        return np.concatenate(losses, axis=1), state
+
+    def _check_context(self, rows, state, more: int = 0) -> int:
+        """Tokens that the state's context has room for, if these rows can go on from it."""
+        context = split_state(state)[-1]
+        if not context or not self.body.rows_together:
+            return NO_LIMIT
+        position = ops.convert_to_numpy(context["position"])
+        lengths = {row.size for row in rows}
+        if len(lengths) > 1 or (position != position[0]).any():
+            raise ValueError(
+                "The state carries the context of a body whose rows advance together, but they are "
+                f"to read {sorted(lengths)} tokens after {position.tolist()}; give rows of one "
+                "length, or call the model row by row."
+            )
+        room = self.body.room(context)
+        needed = max(lengths, default=0) + more
+        if needed > room:
+            raise ValueError(
+                f"The state's context has room for {room} more tokens, not for {needed}; use "
+                "initial_state(..., context_length=N) with a larger N, or begin a new context by "
+                f"leaving out the state's {CONTEXT!r} entries."
+            )
+        return room
+
+    def _compiled(self, function: Callable, **settings) -> Compiled:
+        """`function(lm, *tensors, **settings)` compiled, at its first use."""
+        key = (function, *sorted(settings.items()))
+        if key not in self._functions:
+            self._functions[key] = Compiled(self, functools.partial(function, self, **settings))
+        return self._functions[key]
+
+
+def round_up(length: int) -> int:
+    """A length that is at most a quarter longer, so that few lengths are ever compiled."""
+    step = max(1, 2 ** (int(length).bit_length() - 3))
+    return -(-length // step) * step
+
+
+def pad_rows(rows, width):
+    """Rows as arrays [B, width]: token ids, and a mask of those that exist."""
+    token_ids = np.zeros((len(rows), width), "int32")
+    padding_mask = np.zeros((len(rows), width), bool)
+    for i, row in enumerate(rows):
+        token_ids[i, : row.size] = row
+        padding_mask[i, : row.size] = True
+    return token_ids, padding_mask
