@@ -337,9 +337,10 @@ class FWLBlock(keras.layers.Layer):
     def _adapt(self, x, labels, weights, exists, state):
         """Rows at places of their own, or a length not known yet: segments are gathered."""
         batch, total = ops.shape(x)[0], ops.shape(x)[1]
+        position = None if state is None else ops.cast(state["position"], "int32")
         state = self._zero_state(batch) if state is None else state
         exists = ops.ones_like(labels, "bool") if exists is None else exists
-        pieces = cut_pieces(exists, ops.cast(state["position"], "int32"), self.segment_length)
+        pieces = cut_pieces(exists, position, self.segment_length)
         chunk = self._chunk_length(total)
 
         def body(k, carry):
@@ -365,7 +366,9 @@ class FWLBlock(keras.layers.Layer):
             ops.zeros((batch * total + 1,), "float32"),
         )
         carry = anchor, running, pieces.position, *buffers
-        anchor, running, position, features, slow_loss = repeat(body, carry, pieces.count)
+        anchor, running, position, features, slow_loss = repeat(
+            body, carry, pieces.count, pieces.needed
+        )
         features = ops.reshape(features[:-1], (batch, total, self.size))
         slow_loss = ops.reshape(slow_loss[:-1], (batch, total))
         return features, slow_loss, _join(anchor, running, position)

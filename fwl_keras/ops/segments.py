@@ -22,7 +22,8 @@ class Pieces(NamedTuple):
     """How a call is cut.
 
     Attributes:
-        count: number of pieces, int or integer tensor.
+        count: number of pieces at most, int or integer tensor.
+        needed: int or int32 tensor, no less than the pieces in which some row has a token.
         width: tokens a piece, int or integer tensor.
         order: int32 tensor [B, T], row by row the places of existing tokens, then the others.
         existing: int32 tensor [B], number of existing tokens.
@@ -31,6 +32,7 @@ class Pieces(NamedTuple):
     """
 
     count: int | Tensor
+    needed: int | Tensor
     width: int | Tensor
     order: Tensor
     existing: Tensor
@@ -38,12 +40,12 @@ class Pieces(NamedTuple):
     length: int | None
 
 
-def cut_pieces(exists: Tensor, position: Tensor, length: int | None) -> Pieces:
+def cut_pieces(exists: Tensor, position: Tensor | None, length: int | None) -> Pieces:
     """Lay the existing tokens of a call out over segments.
 
     Args:
         exists: bool tensor [B, T].
-        position: int32 tensor [B], in [0, length).
+        position: int32 tensor [B], in [0, length); None for rows at the start of a segment.
         length: tokens a segment, or None for one segment without end.
 
     Returns:
@@ -56,8 +58,14 @@ def cut_pieces(exists: Tensor, position: Tensor, length: int | None) -> Pieces:
     count, width = 1, total
     if length is not None:
         # The furthest a row can reach: one token short of a boundary, and every token exists.
-        count, width = ceil_div(length - 1 + total, length), minimum(total, length)
-    return Pieces(count, width, ops.cast(order, "int32"), existing, position, length)
+        before = 0 if position is None else length - 1
+        count, width = ceil_div(before + total, length), minimum(total, length)
+    needed = count
+    if position is None:
+        position = ops.zeros_like(existing)
+    elif length is not None:
+        needed = ceil_div(ops.max(position + existing), length)
+    return Pieces(count, needed, width, ops.cast(order, "int32"), existing, position, length)
 
 
 def take_piece(pieces: Pieces, k: int | Tensor) -> tuple[Tensor, Tensor]:
@@ -120,18 +128,30 @@ def can_unroll(count: int | Tensor) -> bool:
     return known and (count <= MAX_UNROLLED or keras.backend.backend() == "jax")
 
 
-def repeat(body: Callable, carry: tuple, count: int | Tensor) -> tuple:
-    """`carry = body(k, carry)` for k in range(count), differentiable.
+def repeat(body: Callable, carry: tuple, count: int | Tensor, needed: int | Tensor) -> tuple:
+    """`carry = body(k, carry)` for k in range(needed), differentiable.
 
-    Where it is not unrolled, the loop's number of iterations is bounded, which XLA needs for
-    gradients.
+    Args:
+        body: what is done; where it is done although k >= needed, it leaves the carry as it is.
+        carry: nested tensors.
+        count: int or integer tensor, the most that `needed` can be.
+        needed: int or integer tensor.
+
+    Returns:
+        The last carry.
     """
     if can_unroll(count):
-        for k in range(count):
+        *first, last = range(count)
+        for k in first:
             carry = body(k, carry)
-        return carry
+        # JAX cannot trace the cross-entropy's own gradient inside a branch.
+        if last == 0 or isinstance(needed, int) or keras.backend.backend() == "jax":
+            return body(last, carry)
+        # Where the rows' segments end decides about the last one, and often none comes to it.
+        return ops.cond(needed > last, lambda: body(last, carry), lambda: carry)
+    # XLA needs a bound on the number of iterations for gradients.
     return ops.while_loop(
-        lambda k, _: k < count,
+        lambda k, _: k < needed,
         lambda k, carry: (k + 1, body(k, carry)),
         (0, carry),
         maximum_iterations=count,
