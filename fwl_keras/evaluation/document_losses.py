@@ -1,0 +1,78 @@
+"""Losses of whole documents, however long, several side by side."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from rich.progress import track
+
+from fwl_keras.data import DocumentPass
+from fwl_keras.evaluation.token_losses import compiled
+from fwl_keras.ops.reset_rows import reset_rows
+
+
+def document_losses(
+    lm,
+    documents_ids: Sequence[Sequence[int]],
+    *,
+    length: int,
+    batch_size: int = 8,
+    eos_id: int,
+    pad_id: int,
+    carry: bool = True,
+    progress: bool = False,
+) -> list[np.ndarray]:
+    """Negative log-likelihood of every token of every document.
+
+    Documents are read in windows of `length` predictions, each window beginning with the last
+    token of the one before. The body starts a new context with every window; the fast weights'
+    state goes on to the document's end. Rows of a batch read documents of their own, beginning
+    with the longest, and a row that is done takes the next with a fresh state.
+
+    Args:
+        lm: FWLCausalLM.
+        documents_ids: token ids of each document.
+        length: predictions in a window, the context that the body was trained with.
+        batch_size: documents read at once.
+        eos_id: id that stands before every document; its own place is not predicted.
+        pad_id: id that fills up windows; it may occur in documents.
+        carry: False begins every window with a fresh state instead, for comparison.
+        progress: whether to draw a progress bar.
+
+    Returns:
+        For each document a float32 array [tokens] in nats.
+
+    Raises:
+        ValueError: if a size is below 1 or there is no token in the documents.
+
+    Example:
+        >>> losses = document_losses(lm, ids, length=256, eos_id=1, pad_id=0)
+        >>> np.exp(np.concatenate(losses).mean())  # perplexity per token
+    """
+    batches = DocumentPass(documents_ids, length, batch_size, eos_id=eos_id, pad_id=pad_id)
+
+    def read(inputs, labels, state):
+        # The mask marks the positions that have a label, the window's last one among them.
+        weights = keras.ops.cast(inputs["padding_mask"], "float32")
+        arguments = {"labels": labels, "weights": weights, "output": "loss", "training": False}
+        if not carry:
+            return lm(inputs, **arguments)["loss"], state
+        state = reset_rows(state, inputs["starts"])
+        losses, state = lm(inputs, state=state, return_state=True, **arguments)
+        return losses["loss"], state
+
+    read = compiled(read)
+    result = [np.zeros(len(ids), np.float32) for ids in documents_ids]
+    state = lm.block.initial_state(batch_size) if carry else {}
+    steps = track(range(len(batches)), "reading documents", disable=not progress)
+    for step in steps:
+        inputs, labels = batches[step]
+        tensors = {name: keras.ops.convert_to_tensor(value) for name, value in inputs.items()}
+        losses, state = read(tensors, keras.ops.convert_to_tensor(labels), state)
+        losses = keras.ops.convert_to_numpy(losses)
+        places = zip(batches.documents[step], batches.positions[step], strict=True)
+        for row, (document, position) in enumerate(places):
+            if document >= 0:
+                there = losses[row, inputs["padding_mask"][row]]
+                result[document][position : position + len(there)] = there
+    return result
