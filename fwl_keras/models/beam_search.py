@@ -1,5 +1,7 @@
 """Beam search with KerasHub's sampler, each beam with fast weights of its own."""
 
+import itertools
+
 import keras_hub
 import numpy as np
 from keras import ops
@@ -66,9 +68,11 @@ def _search_row(lm, prompt, state, sampler, max_length, stop_token_ids, adapt, u
     if not carries and use_cache and lm.body.keeps_context:
         context = lm.body.initial_context(1, max_length)
     start = join_state(block_state, pending, valid, context)
-    _, start = lm._read_rows([prompt[:-1]], start)
+    _, start = lm._read_rows([prompt], start)
 
     token_ids, mask = pad_rows([prompt], max_length)
+    # The sampler would take a stop token that only fills up the row for one that was written.
+    token_ids[~mask] = next(i for i in itertools.count() if i not in stop_token_ids)
     run = lm._compiled(
         _search,
         beams=sampler.num_beams,
@@ -83,9 +87,11 @@ def _search_row(lm, prompt, state, sampler, max_length, stop_token_ids, adapt, u
     end = prompt.size + stops[0] + 1 if stops.size else max_length
     row = found[:end].astype("int32")
 
-    _, state = lm._read_rows([prompt], state)
-    _, state = lm._read_rows([row[prompt.size :]], state, "adapt" if adapt else "frozen")
-    return row, state
+    _, after = lm._read_rows([row], state, "adapt" if adapt else "frozen")
+    if not adapt:
+        learned = split_state(lm._read_rows([prompt], state)[1])[0]
+        after = join_state(learned, *split_state(after)[1:])
+    return row, after
 
 
 def _search(
@@ -99,22 +105,23 @@ def _search(
     stop_token_ids: tuple[int, ...],
     adapt: bool,
 ) -> Tensor:
-    """The best beam [1, N]; `state` is that before the prompt's last token."""
+    """The best beam [1, N]; `state` is that after the prompt."""
     length = ops.sum(ops.cast(mask[0], "int32"))
     context = split_state(state)[-1]
-    offset = context["position"][0] - (length - 1) if "position" in context else 0
+    offset = context["position"][0] - length if "position" in context else 0
     ended = ops.zeros_like(state["pending_valid"])
 
     def step(tokens, cache, index):
         """Read the token before `index`, and predict the one at it."""
         state, ended = cache["state"], cache["ended"]
-        active = ops.logical_not(ended)
+        # The first time that is the prompt's last token, which has been read.
+        active = ops.logical_and(ops.logical_not(ended), index > length)
         state = read_token(lm, tokens, index - 1, offset, active, state, adapt)
         token = ops.take(tokens, index - 1, axis=1)
         is_stop = ops.zeros_like(ended)
         for stop in stop_token_ids:
             is_stop = ops.logical_or(is_stop, ops.equal(token, stop))
-        ended = ops.logical_or(ended, ops.logical_and(is_stop, index > length))
+        ended = ops.logical_or(ended, ops.logical_and(is_stop, active))
         logits = next_logits(lm, state)
         # Of an ended beam all that can follow is one token, with certainty.
         only = ops.where(ops.arange(logits.shape[-1])[None] == 0, 0.0, -1e9)
