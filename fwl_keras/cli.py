@@ -122,6 +122,18 @@ def train(
     segment_length: Annotated[
         int | None, typer.Option(help="Tokens between two consolidations of the fast weights.")
     ] = None,
+    one_segment: Annotated[
+        bool,
+        typer.Option("--one-segment", help="No consolidations at all: the published algorithm."),
+    ] = False,
+    carry_state: Annotated[
+        bool,
+        typer.Option(
+            "--carry-state",
+            help="Read whole documents, window after window, the fast weights' state carried "
+            "along: for a model that is to read long texts.",
+        ),
+    ] = False,
     batch_size: Annotated[int | None, typer.Option(help="Windows in a batch.")] = None,
     layers: Annotated[int | None, typer.Option(help="Transformer layers.")] = None,
     width: Annotated[int | None, typer.Option(help="Width of body and block.")] = None,
@@ -160,12 +172,16 @@ def train(
         "interval": interval,
         "dtype": None if dtype is None else dtype.value,
         "jit_compile": jit,
+        "carry_state": carry_state or None,
     }
+    if one_segment and segment_length is not None:
+        _fail("--one-segment has no --segment-length; leave one of them out")
     if resume is not None:
         given = [
             f"--{name.replace('_', '-')}" for name, value in choices.items() if value is not None
         ]
         given += ["CORPUS"] * bool(corpus) + ["--to"] * bool(to) + ["--baseline"] * baseline
+        given += ["--one-segment"] * one_segment
         if given:
             _fail(f"--resume takes everything from the run; leave out {', '.join(given)}")
         directory = resume
@@ -186,6 +202,8 @@ def train(
             config = RunConfig.from_preset(
                 preset.value, corpus=_absolute(corpus), fast_weights=not baseline, **choices
             )
+            if one_segment:
+                config = config.replace(segment_length=None)
             console.print(f"The run is in {directory}.", soft_wrap=True)
             run = start_run(directory, config, console, steps_given=steps is not None)
         console.print(
@@ -201,6 +219,14 @@ def evaluate(
         str | None, typer.Option(help="Another text than the run's own: a name or a path.")
     ] = None,
     split: Annotated[Split, typer.Option(help="Which held-out part of it.")] = Split.valid,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Also read every document with the state carried from window to window to its "
+            "end, and compare.",
+        ),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Measure a finished run on held-out text.
@@ -211,7 +237,7 @@ def evaluate(
     with _reported(console, debug):
         with _quiet_frameworks():
             from fwl_keras.runs.evaluate import evaluate_run
-        result = evaluate_run(run, corpus=corpus, split=split.value, progress=True)
+        result = evaluate_run(run, corpus=corpus, split=split.value, stream=stream, progress=True)
         console.print(_evaluation_table(result))
 
 
@@ -224,21 +250,38 @@ def main() -> None:
 
 
 def _evaluation_table(result: dict) -> Table:
-    table = Table(title=f"{result['corpus']}, {result['split']}", show_header=False)
+    columns = [result]
+    caption = f"Windows of {result['window_tokens']} tokens, each read on its own."
+    table = Table(title=f"{result['corpus']}, {result['split']}", show_header="carried" in result)
     table.add_column("")
-    table.add_column("", justify="right")
+    table.add_column("state reset at every window", justify="right")
+    if "carried" in result:
+        columns.append(result["carried"])
+        table.add_column("carried to the document's end", justify="right")
+        caption = (
+            f"The same windows of {result['window_tokens']} tokens; carried: a document's windows "
+            "one after the other, the fast weights' state going on from each to the next."
+        )
     table.add_row("documents", f"{result['documents']:,}")
     table.add_row("tokens", f"{result['tokens']:,}")
-    table.add_row("perplexity per token", f"{result['perplexity_per_token']:,.2f}")
-    if "perplexity_per_word" in result:
-        table.add_row("perplexity per word", f"{result['perplexity_per_word']:,.2f}")
-    table.add_row("bits per byte", f"{result['bits_per_byte']:.3f}")
+    for name, places in (
+        ("perplexity_per_token", 2),
+        ("perplexity_per_word", 2),
+        ("bits_per_byte", 3),
+    ):
+        if name in result:
+            values = (_number(column[name], places) for column in columns)
+            table.add_row(name.replace("_", " "), *values)
     table.add_section()
     for name in ("adaptation_gain", "total_gain"):
         title = f"{name.replace('_', ' ')} (diagnostic, nats per token)"
         table.add_row(title, f"{result[name]:.4f}")
-    table.caption = f"Windows of {result['window_tokens']} tokens, each read on its own."
+    table.caption = caption
     return table
+
+
+def _number(value: float | None, places: int) -> str:
+    return "diverged" if value is None else f"{value:,.{places}f}"
 
 
 @contextlib.contextmanager

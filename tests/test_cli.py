@@ -40,6 +40,12 @@ def test_the_presets_of_the_command_are_those_of_the_package():
         (("train", "--resume", "{tmp}"), "is not a run"),
         (("train", "--resume", "{tmp}", "--steps", "3"), "leave out --steps"),
         (("train", "python-stdlib", "--resume", "{tmp}"), "leave out CORPUS"),
+        (("train", "--resume", "{tmp}", "--carry-state"), "leave out --carry-state"),
+        (("train", "--resume", "{tmp}", "--one-segment"), "leave out --one-segment"),
+        (
+            ("train", "python-stdlib", "--one-segment", "--segment-length", "8"),
+            "leave one of them out",
+        ),
         (("evaluate", "{tmp}"), "is not a run"),
         (("quickstart", "--resume", "{tmp}"), "no quickstart to continue"),
         (("quickstart", "--to", "{tmp}"), "not empty"),
@@ -78,6 +84,48 @@ def test_help_imports_no_framework():
     result = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "quickstart" in result.stdout
+
+
+def test_train_hands_its_choices_on(invoke, tmp_path, monkeypatch):
+    configs = []
+
+    def remember(path, config, console, **options):
+        configs.append(config)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("fwl_keras.runs.train.start_run", remember)
+    for number, words in enumerate(((), ("--carry-state",), ("--one-segment",))):
+        invoke("train", "python-stdlib", "--to", str(tmp_path / str(number)), *words)
+    assert [config.carry_state for config in configs] == [False, True, False]
+    assert [config.segment_length for config in configs] == [128, 128, None]
+
+
+@pytest.mark.parametrize("carried", [{}, {"perplexity_per_token": 20.5, "bits_per_byte": None}])
+def test_evaluate_prints_both_ways_of_reading(invoke, tmp_path, monkeypatch, carried):
+    result = {
+        "corpus": "book",
+        "split": "valid",
+        "documents": 3,
+        "tokens": 4567,
+        "window_tokens": 256,
+        "perplexity_per_token": 40.25,
+        "bits_per_byte": 2.5,
+        "adaptation_gain": 0.1,
+        "total_gain": 0.2,
+    }
+    asked = []
+
+    def evaluate_run(path, *, stream, **options):
+        asked.append(stream)
+        return {**result, "carried": carried} if stream else result
+
+    monkeypatch.setattr("fwl_keras.runs.evaluate.evaluate_run", evaluate_run)
+    output = invoke("evaluate", str(tmp_path), *["--stream"] * bool(carried)).output
+    assert asked == [bool(carried)]
+    for word in ("4,567", "40.25", "2.500", "256"):
+        assert word in output
+    for word in ("20.50", "diverged", "carried to the document's end"):
+        assert (word in output) == bool(carried)
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -82,6 +82,12 @@ class DocumentBatches:
         """Returns the number of batches that are left from `start` on."""
         return self.steps - self.start
 
+    @property
+    def tokens_per_step(self) -> float:
+        """Labels of a batch, padding left out, on the average of the whole schedule."""
+        predictions = self._source.predictions(self._documents, self._windows)
+        return float(predictions.sum() / self.steps)
+
     def __getitem__(self, index: int) -> DocumentBatch:
         """Returns batch `start + index`.
 

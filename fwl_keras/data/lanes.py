@@ -56,6 +56,11 @@ class MarkedDocuments:
         predictions = np.where(sizes, sizes + ends, 0)
         self.counts = -(-predictions // length)
 
+    def predictions(self, documents: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        """Labels of windows, integers of the arguments' shape; see `cut`."""
+        left = self._ends[documents] - self._begins[documents] - 1 - windows * self.length
+        return np.where(documents < 0, 0, np.minimum(left, self.length))
+
     def cut(self, documents: np.ndarray, windows: np.ndarray) -> DocumentBatch:
         """Windows of documents as a batch.
 

@@ -80,6 +80,11 @@ class TrainingBatches:
         """Returns the number of batches that are left from `start` on."""
         return self.steps - self.start
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a batch."""
+        return self.batch_size * self.length
+
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns batch `start + index`, int32, shape [batch_size, length]."""
         index = operator.index(index)

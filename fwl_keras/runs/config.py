@@ -62,6 +62,8 @@ class RunConfig:
         width: Width of the body's features and of the fast weight block.
         heads: Attention heads; `width / heads` is even, for rotary positions.
         segment_length: Tokens in a segment of the block; None for one segment.
+        carry_state: Whether rows of batches walk through whole documents, the block's state carried
+            from window to window; else windows are drawn at random, each with a fresh state.
         fast_weights: False trains the baseline: the same parameters, no steps while reading.
         length: Tokens in a training window.
         batch_size: Windows in a batch.
@@ -92,6 +94,7 @@ class RunConfig:
     heads: int = 4
     segment_length: int | None = 128
     fast_weights: bool = True
+    carry_state: bool = False
     length: int = 256
     batch_size: int = 8
     steps: int = 1000

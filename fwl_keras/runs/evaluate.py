@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from fwl_keras.data import SentencePieceTokenizer, load_corpus, word_count
-from fwl_keras.evaluation import token_losses
+from fwl_keras.evaluation import document_losses, token_losses
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory, replace_file
@@ -18,7 +18,12 @@ _LOG_2 = math.log(2.0)
 
 
 def evaluate_run(
-    path: str | Path, *, corpus: str | None = None, split: str = "valid", progress: bool = False
+    path: str | Path,
+    *,
+    corpus: str | None = None,
+    split: str = "valid",
+    stream: bool = False,
+    progress: bool = False,
 ) -> dict:
     """Measures a finished run and writes `evaluation.json`.
 
@@ -26,10 +31,12 @@ def evaluate_run(
         path: The run's directory.
         corpus: Another corpus's name or path; None for the run's own.
         split: `"valid"` or `"test"`.
+        stream: Whether to read the documents once more, the state carried to each one's end.
         progress: Whether to draw a progress bar.
 
     Returns:
-        The measures, see `measure`, with `corpus` and `split`.
+        The measures, see `measure`, with `corpus` and `split`; `stream` adds `carried`, see
+        `measure_carried`. For WikiText both have `perplexity_per_word`.
 
     Raises:
         ValueError: There is no finished run, or no text in the split.
@@ -51,9 +58,15 @@ def evaluate_run(
     lm = keras.saving.load_model(run.model, compile=False)
     windows = held_out(documents, tokenizer, config.length)
     measures = measure(lm, windows, tokenizer.pad_id, config.batch_size, progress=progress)
+    if stream:
+        measures["carried"] = measure_carried(
+            lm, windows, tokenizer.eos_id, config.batch_size, progress=progress
+        )
     if source.name.startswith("wikitext"):
         words = sum(word_count(document.text) for document in documents)
-        measures["perplexity_per_word"] = math.exp(measures["total_nll_nats"] / words)
+        for one in (measures, measures.get("carried")):
+            if one is not None:
+                one["perplexity_per_word"] = _perplexity(one["total_nll_nats"], words)
     result = {"corpus": source.name, "split": split, **measures}
     text = json.dumps(result, indent=2) + "\n"
     replace_file(run.evaluation, lambda file: file.write_text(text, "utf-8"))
@@ -87,10 +100,52 @@ def measure(
         "tokens": tokens,
         "window_tokens": int(data.windows.shape[1] - 1),
         "total_nll_nats": total,
-        "perplexity_per_token": math.exp(total / tokens),
+        "perplexity_per_token": _perplexity(total, tokens),
         "bits_per_byte": total / _LOG_2 / data.text_bytes(),
         **_gains(lm, data.windows, pad_id, batch_size),
     }
+
+
+def measure_carried(
+    lm: FWLCausalLM, data: HeldOut, eos_id: int, batch_size: int, *, progress: bool = False
+) -> dict:
+    """Measures a model on the same windows, the state carried to each document's end.
+
+    Args:
+        lm: The model.
+        data: The windows.
+        eos_id: Id that stands before every document.
+        batch_size: Documents read at once.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        `total_nll_nats`, `perplexity_per_token` and `bits_per_byte`, the last two None where the
+        losses grow beyond all numbers.
+    """
+    losses = np.concatenate(
+        document_losses(
+            lm,
+            data.documents_ids(),
+            length=data.windows.shape[1] - 1,
+            batch_size=batch_size,
+            eos_id=eos_id,
+            pad_id=data.pad_id,
+            progress=progress,
+        )
+    )
+    total = float(losses.sum(dtype=np.float64))
+    finite = math.isfinite(total)
+    return {
+        "total_nll_nats": total if finite else None,
+        "perplexity_per_token": _perplexity(total, losses.size),
+        "bits_per_byte": total / _LOG_2 / data.text_bytes() if finite else None,
+    }
+
+
+def _perplexity(nll: float | None, count: int) -> float | None:
+    """exp(nll / count); None where that is no number: a state carried too far may diverge."""
+    mean = math.inf if nll is None else nll / count
+    return math.exp(mean) if math.isfinite(mean) and mean < 700 else None
 
 
 def _gains(lm: FWLCausalLM, windows: np.ndarray, pad_id: int, batch_size: int) -> dict:

@@ -18,18 +18,26 @@ class HeldOut:
         documents: int32 [N], the document of each window.
         starts: int32 [N], tokens of the document before the first predicted one.
         texts: The documents' texts, as far as they are in the windows.
+        pad_id: The id of `pad`.
     """
 
     windows: np.ndarray
     documents: np.ndarray
     starts: np.ndarray
     texts: tuple[str, ...]
+    pad_id: int
 
     @property
     def positions(self) -> np.ndarray:
         """Place in its document of each predicted token, from 1; int32 [N, T]."""
         steps = np.arange(1, self.windows.shape[1], dtype=np.int32)
         return self.starts[:, np.newaxis] + steps
+
+    def documents_ids(self) -> list[np.ndarray]:
+        """The documents' token ids, every one of them a label; int32 [tokens] each."""
+        firsts = np.flatnonzero(self.starts == 0)[1:]
+        labels = [part.ravel() for part in np.split(self.windows[:, 1:], firsts)]
+        return [ids[ids != self.pad_id] for ids in labels]
 
     def text_bytes(self) -> int:
         """Number of bytes of the texts in UTF-8."""
@@ -77,4 +85,5 @@ def held_out(
         documents=np.repeat(np.arange(len(pieces), dtype=np.int32), counts),
         starts=np.concatenate([np.arange(n, dtype=np.int32) * length for n in counts]),
         texts=tuple(tokenizer.decode(ids) for ids in encoded),
+        pad_id=tokenizer.pad_id,
     )

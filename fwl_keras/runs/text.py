@@ -8,6 +8,7 @@ import numpy as np
 
 from fwl_keras.data import (
     Corpus,
+    DocumentBatches,
     SentencePieceTokenizer,
     TrainingBatches,
     load_corpus,
@@ -42,11 +43,18 @@ class RunText:
     tokenizer: SentencePieceTokenizer
     stream: np.ndarray
 
-    def batches(self, config: RunConfig) -> TrainingBatches:
+    def batches(self, config: RunConfig) -> TrainingBatches | DocumentBatches:
         """Returns the run's whole schedule of batches."""
-        return TrainingBatches(
-            self.stream, config.length, config.batch_size, config.steps, config.seed
-        )
+        sizes = config.length, config.batch_size, config.steps, config.seed
+        if not config.carry_state:
+            return TrainingBatches(self.stream, *sizes)
+        marks = {"eos_id": self.tokenizer.eos_id, "pad_id": self.tokenizer.pad_id}
+        return DocumentBatches(self.documents_ids(), *sizes, **marks)
+
+    def documents_ids(self) -> list[np.ndarray]:
+        """Returns the training documents without their marks, views of the stream."""
+        ends = np.flatnonzero(self.stream == self.tokenizer.eos_id)
+        return [part[:-1] for part in np.split(self.stream, ends + 1)[:-1]]
 
     def validation_windows(self, config: RunConfig) -> np.ndarray | None:
         """Returns windows of held-out text, evenly chosen: int32 [N, length]; None if too short."""

@@ -93,6 +93,9 @@ def train(
         The trained model.
     """
     lm = build_model(config) if lm is None else lm
+    if config.carry_state:
+        # Before the checkpoint is read, which has the state in it.
+        lm.carry_state(config.batch_size)
     done = restore(run, lm)
     if done:
         console.print(f"Continuing after step {done:,} of {config.steps:,}.")
@@ -135,9 +138,10 @@ def _fit(
     intervals = -(-config.steps // config.interval)
     looks = [*range(config.validation_every, intervals, config.validation_every), intervals]
     bar = ShowProgress(console, config.steps, title)
+    batches = text.batches(config)
     try:
         lm.fit(
-            text.batches(config).to_tf_dataset(start=done),
+            batches.to_tf_dataset(start=done),
             epochs=intervals,
             initial_epoch=done // config.interval,
             steps_per_epoch=config.interval,
@@ -148,7 +152,7 @@ def _fit(
             verbose=0,
             callbacks=[
                 FollowSchedule(learning_rate_schedule(config), config.steps),
-                KeepRun(run, config.batch_size * config.length),
+                KeepRun(run, batches.tokens_per_step),
                 keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False),
                 bar,
             ],

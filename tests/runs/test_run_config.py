@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -45,6 +46,14 @@ def test_values_out_of_range(changes):
 def test_unknown_preset():
     with pytest.raises(ValueError, match="huge"):
         RunConfig.from_preset("huge")
+
+
+def test_runs_from_before_the_state_was_carried_still_load(tmp_path):
+    path = tmp_path / "config.json"
+    values = json.loads(RunConfig(steps=7).to_json())
+    del values["carry_state"]
+    path.write_text(json.dumps(values))
+    assert RunConfig.load(path) == RunConfig(steps=7)
 
 
 def test_unknown_values_are_refused(tmp_path):

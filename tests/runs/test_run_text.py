@@ -38,6 +38,23 @@ def test_a_changed_corpus_is_noticed(tmp_path):
         reload_text(config, text.tokenizer, text.description())
 
 
+def test_carried_runs_read_the_documents_of_the_corpus(tmp_path):
+    for number, size in enumerate((4_000, 900, 2_500, 6_000, 3_000)):
+        book = write_book(tmp_path, size)
+        book.rename(tmp_path / f"{number}.txt")
+    config, text = prepare_text(tiny_config(tmp_path, carry_state=True), lambda _: None)
+    texts = [document.text for document in text.corpus.train]
+    documents = text.documents_ids()
+    assert [text.tokenizer.decode(ids) for ids in documents] == texts
+    batches = text.batches(config)
+    counts = []
+    for x, y in batches:
+        assert x["token_ids"].shape == y.shape == (2, 32)
+        counts.append(x["padding_mask"].sum())
+    assert batches.tokens_per_step == np.mean(counts) <= 64
+    assert text.batches(config.replace(carry_state=False)).tokens_per_step == 64
+
+
 def test_validation_windows(tmp_path):
     config, text = prepare_text(tiny_config(write_book(tmp_path)), lambda _: None)
     assert text.validation_windows(config).shape == (4, 32)
@@ -58,6 +75,7 @@ def test_every_held_out_token_is_predicted_once_and_knows_its_place():
             data.positions[of_document].ravel()[there], np.arange(1, there.sum() + 1)
         )
     assert data.text_bytes() == sum(len(text) for text in texts)
+    assert [tokenizer.decode(ids) for ids in data.documents_ids()] == texts
 
 
 def test_held_out_beginnings_only():

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -149,13 +150,12 @@ def test_an_interrupted_run_comes_to_the_same_result(number, long_run, tmp_path)
     same_result(run, long_run)
 
 
-def test_resuming_between_metrics_and_checkpoint(finished, book, tmp_path):
-    """A kill after the line of metrics, before its checkpoint."""
+def kill_after_metrics(directory, config):
+    """A kill after the line of metrics of step 10, before its checkpoint."""
 
     class Kill(BaseException):
         pass
 
-    directory = tmp_path / "run"
     run = RunDirectory(directory)
     append = RunDirectory.append_metrics
 
@@ -167,7 +167,30 @@ def test_resuming_between_metrics_and_checkpoint(finished, book, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDirectory, "append_metrics", append_and_stop)
         with pytest.raises(Kill):
-            start_run(directory, tiny_config(book))
+            start_run(directory, config)
     assert [line["step"] for line in run.read_metrics()] == [5, 10]
-    resume_run(directory)
+    return run
+
+
+def test_resuming_between_metrics_and_checkpoint(finished, book, tmp_path):
+    run = kill_after_metrics(tmp_path / "run", tiny_config(book))
+    resume_run(run.path)
     same_result(run, finished)
+
+
+def test_a_run_that_carries_its_state(book, tmp_path):
+    config = tiny_config(book, carry_state=True, segment_length=32, validation_windows=0)
+    whole = start_run(tmp_path / "whole", config)
+    run = kill_after_metrics(tmp_path / "run", config)
+    # The state is in the checkpoint, and what is left of the training goes on from it.
+    resume_run(run.path)
+    same_result(run, whole)
+    model, untrained = keras.saving.load_model(run.model), build_model(RunConfig.load(run.config))
+    assert model.count_params() == untrained.count_params()
+
+    result = evaluate_run(run.path, split="test", stream=True)
+    carried = result["carried"]
+    assert json.loads(run.evaluation.read_text()) == result
+    assert 1 < carried["perplexity_per_token"] != result["perplexity_per_token"]
+    nats = carried["bits_per_byte"] / result["bits_per_byte"]
+    assert nats == pytest.approx(carried["total_nll_nats"] / result["total_nll_nats"])
