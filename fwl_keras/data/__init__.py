@@ -7,6 +7,7 @@ from fwl_keras.data.corpus import Corpus
 from fwl_keras.data.document import Document
 from fwl_keras.data.document_batches import DocumentBatches
 from fwl_keras.data.document_pass import DocumentPass
+from fwl_keras.data.files import load_documents
 from fwl_keras.data.load_corpus import CORPUS_NAMES, load_corpus
 from fwl_keras.data.packing import evaluation_windows, pack_documents, pack_stream, token_stream
 from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -23,6 +24,7 @@ __all__ = [
     "TrainingBatches",
     "evaluation_windows",
     "load_corpus",
+    "load_documents",
     "pack_documents",
     "pack_stream",
     "token_stream",

@@ -53,17 +53,7 @@ def load_path(path: Path, text_field: str, valid_fraction: float, test_fraction:
                 *(_read_split(splits[split], split, text_field) for split in _SPLITS),
             )
         root = path
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            # A dangling link is reported when it is opened, not skipped.
-            if file.name.endswith(SUFFIXES) and not file.is_dir()
-        )
-        if not files:
-            raise ValueError(
-                f"name_or_path={str(path)!r} is a directory without any {', '.join(SUFFIXES)} "
-                "file; give a directory that has some"
-            )
+        files = _files_in(path, "name_or_path")
     documents = [
         document
         for file in files
@@ -77,6 +67,50 @@ def load_path(path: Path, text_field: str, valid_fraction: float, test_fraction:
     return split_documents(
         path.resolve().name, documents, valid_fraction, test_fraction, key=lambda d: d.text
     )
+
+
+def load_documents(path: str | Path, text_field: str = "text") -> list[Document]:
+    """Reads texts as they are, without splits.
+
+    Args:
+        path: A `.jsonl` file, a document a line; any other file, which is one document, its suffix
+            whatever it is; `.gz` of both; or a directory, of which the `.txt`, `.jsonl` and `.gz`
+            files are read.
+        text_field: The field of a `.jsonl` record that has the text.
+
+    Returns:
+        The documents that are not blank, named by `path`, and by the path below it or the line.
+
+    Raises:
+        ValueError: There is nothing at `path`, or nothing that can be read, or no text in it.
+
+    Example:
+        >>> load_documents("book.txt")[0].name  # doctest: +SKIP
+        'book.txt'
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise ValueError(f"path={str(path)!r} does not exist; give a file or a directory of texts")
+    files = _files_in(path, "path") if path.is_dir() else [path]
+    documents = [document for file in files for document in _read_file(file, str(file), text_field)]
+    if not documents:
+        raise ValueError(f"path={str(path)!r} has no text in it; give a file with text")
+    return documents
+
+
+def _files_in(directory: Path, argument: str) -> list[Path]:
+    files = sorted(
+        file
+        for file in directory.rglob("*")
+        # A dangling link is reported when it is opened, not skipped.
+        if file.name.endswith(SUFFIXES) and not file.is_dir()
+    )
+    if not files:
+        raise ValueError(
+            f"{argument}={str(directory)!r} is a directory without any {', '.join(SUFFIXES)} "
+            "file; give a directory that has some"
+        )
+    return files
 
 
 def _published_splits(directory: Path) -> dict[str, Path]:

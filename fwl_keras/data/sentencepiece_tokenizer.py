@@ -1,6 +1,7 @@
 """SentencePiece tokeniser that gives back every text exactly."""
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -256,6 +257,40 @@ class SentencePieceTokenizer:
         Raises:
             ValueError: An id is out of range.
         """
+        return self._processor.decode(self._checked(ids))
+
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """Says what each id on its own stands for.
+
+        A character that is not in the vocabulary is several ids of one byte each: only joined are
+        they text.
+
+        Args:
+            ids: Ids in [0, vocab_size), a list or a vector of integers.
+
+        Returns:
+            The bytes of each id in UTF-8; none for special ids.
+
+        Raises:
+            ValueError: An id is out of range.
+        """
+        return [self._bytes_of_id[one] for one in self._checked(ids)]
+
+    @functools.cached_property
+    def _bytes_of_id(self) -> list[bytes]:
+        processor = self._processor
+        values = []
+        for one in range(self.vocab_size):
+            piece = processor.id_to_piece(one)
+            if processor.is_byte(one):
+                values.append(bytes([int(piece[3:-1], 16)]))  # <0xE2>
+            elif processor.is_control(one) or processor.is_unknown(one):
+                values.append(b"")
+            else:
+                values.append(piece.replace(_SPACE_SIGN, " ").encode("utf-8"))
+        return values
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
         ids = [int(one) for one in ids]
         wrong = next((one for one in ids if not 0 <= one < self.vocab_size), None)
         if wrong is not None:
@@ -263,7 +298,7 @@ class SentencePieceTokenizer:
                 f"ids has {wrong}, which is not in [0, {self.vocab_size}); give ids of this "
                 "tokeniser"
             )
-        return self._processor.decode(ids)
+        return ids
 
     def to_tf(
         self, add_bos: bool = False, add_eos: bool = False

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fwl_keras.data import load_corpus, wikitext, word_count
+from fwl_keras.data import load_corpus, load_documents, wikitext, word_count
 from fwl_keras.data.wikitext import split_wikitext
 
 WIKITEXT_2 = Path(
@@ -443,3 +443,35 @@ def test_import_brings_no_framework():
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_documents_as_they_are(tmp_path):
+    (tmp_path / "module.py").write_bytes(b"x = 1\r\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"zipped"))
+    module = load_documents(tmp_path / "module.py")
+    assert [(d.name, d.text) for d in module] == [(str(tmp_path / "module.py"), "x = 1\r\n")]
+    inside = load_documents(tmp_path)
+    assert texts(inside) == ["zipped", "one", "two"]
+    assert [d.name.removeprefix(f"{tmp_path}{os.sep}") for d in inside] == [
+        "a.txt.gz",
+        "b.jsonl:1",
+        "b.jsonl:3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.txt", "does not exist"),
+        ("blank.txt", "no text in it"),
+        ("latin.txt", "not UTF-8"),
+        ("empty", "directory without any"),
+    ],
+)
+def test_documents_that_cannot_be_read(tmp_path, name, message):
+    (tmp_path / "blank.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=message):
+        load_documents(tmp_path / name)

@@ -47,6 +47,21 @@ def test_awkward_text_comes_back(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.parametrize("text", AWKWARD + CODE)
+def test_bytes_of_ids_joined_are_the_text(tokenizer, text):
+    ids = tokenizer.encode(text)
+    pieces = tokenizer.token_bytes(np.array(ids))
+    assert len(pieces) == len(ids)
+    assert all(pieces)
+    assert b"".join(pieces) == text.encode("utf-8")
+
+
+def test_special_ids_have_no_bytes(tokenizer):
+    assert tokenizer.token_bytes([0, 1, 2, 3, 4]) == [b"", b"", b"", b"", b"\0"]
+    with pytest.raises(ValueError, match="ids has 512"):
+        tokenizer.token_bytes([5, 512])
+
+
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"))
 # Random characters are rare in training text; these are the pieces and their surroundings.
 CODE_TEXT = st.lists(
