@@ -4,15 +4,15 @@ import json
 import math
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from fwl_keras.data import SentencePieceTokenizer, load_corpus, word_count
+from fwl_keras.data import load_corpus, word_count
 from fwl_keras.evaluation import document_losses, token_losses
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory, replace_file
 from fwl_keras.runs.held_out import HeldOut, held_out
+from fwl_keras.runs.load import load_run_model
 
 _LOG_2 = math.log(2.0)
 
@@ -43,19 +43,14 @@ def evaluate_run(
     """
     if split not in ("valid", "test"):
         raise ValueError(f'split must be "valid" or "test"; received split={split!r}')
-    run = RunDirectory.open(path)
-    if not run.finished:
-        raise ValueError(
-            f"{str(path)!r} is not finished: it has no model.keras; finish it with "
-            f"`fwl-keras train --resume {path}`"
-        )
+    lm = load_run_model(path)
+    run = RunDirectory(path)
     config = RunConfig.load(run.config)
-    tokenizer = SentencePieceTokenizer.load(run.tokenizer)
+    tokenizer = lm.preprocessor.tokenizer
     source = load_corpus(corpus or config.corpus)
     documents = source.valid if split == "valid" else source.test
     if not documents:
         raise ValueError(f"corpus={source.name!r} has no text in its {split} split")
-    lm = keras.saving.load_model(run.model, compile=False)
     windows = held_out(documents, tokenizer, config.length)
     measures = measure(lm, windows, tokenizer.pad_id, config.batch_size, progress=progress)
     if stream:

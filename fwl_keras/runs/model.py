@@ -3,12 +3,13 @@
 import keras
 import keras_hub
 
+from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.layers import FWLBlock
-from fwl_keras.models import FWLCausalLM
+from fwl_keras.models import FWLCausalLM, TextPreprocessor
 from fwl_keras.runs.config import RunConfig
 
 
-def build_model(config: RunConfig) -> FWLCausalLM:
+def build_model(config: RunConfig, tokenizer: SentencePieceTokenizer | None = None) -> FWLCausalLM:
     """Builds and compiles a model with random weights that follow from the seed alone.
 
     The body is a small Gemma: RMS norm, rotary positions, gated feed-forward layers, and
@@ -17,6 +18,7 @@ def build_model(config: RunConfig) -> FWLCausalLM:
 
     Args:
         config: The run's configuration.
+        tokenizer: The run's tokeniser, for a model that takes texts; None for token ids only.
 
     Returns:
         The compiled model. Two configurations that differ in `fast_weights` only get the same
@@ -41,7 +43,13 @@ def build_model(config: RunConfig) -> FWLCausalLM:
         use_fast_weights=config.fast_weights,
         dtype=config.dtype,
     )
-    lm = FWLCausalLM(backbone, block, dtype=config.dtype)
+    lm = FWLCausalLM(
+        backbone,
+        block,
+        preprocessor=None if tokenizer is None else text_preprocessor(tokenizer),
+        context_length=config.length,
+        dtype=config.dtype,
+    )
     # The learning rate is a variable that `FollowSchedule` sets: a schedule would be compiled in.
     optimizer = keras.optimizers.AdamW(
         config.learning_rate, weight_decay=config.weight_decay, clipnorm=1.0, beta_2=0.98
@@ -49,6 +57,17 @@ def build_model(config: RunConfig) -> FWLCausalLM:
     lm.compile(optimizer, jit_compile=config.jit_compile)
     optimizer.build(lm.trainable_variables)
     return lm
+
+
+def text_preprocessor(tokenizer: SentencePieceTokenizer) -> TextPreprocessor:
+    """Returns what a run's model takes texts with.
+
+    A text begins after `eos`: in training that is what stands before every document.
+
+    Args:
+        tokenizer: The run's tokeniser.
+    """
+    return TextPreprocessor(tokenizer, start_token_id=tokenizer.eos_id)
 
 
 def learning_rate_schedule(config: RunConfig) -> keras.optimizers.schedules.LearningRateSchedule:

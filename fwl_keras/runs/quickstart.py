@@ -18,6 +18,7 @@ from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory, check_new, new_directory, replace_file
 from fwl_keras.runs.held_out import HeldOut, held_out
+from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model
 from fwl_keras.runs.text import RunText, prepare_text, reload_text
 from fwl_keras.runs.train import train
@@ -112,7 +113,7 @@ def quickstart(
             )
     measured = {}
     for name, run in runs.items():
-        lm = models.get(name) or keras.saving.load_model(run.model, compile=False)
+        lm = models.get(name) or load_run_model(run.path)
         console.print(f"Reading held-out documents {_LABELS[name]} ...")
         measured[name] = _measure(run, configs[name], lm, data, text.tokenizer.pad_id)
     return _report(path, configs[FAST], data, measured, console, time.perf_counter() - began)
@@ -169,7 +170,7 @@ def _timed(
     console.print("Building both models and timing their first steps ...")
     models, seconds_per_step = {}, 0.0
     for name in (FAST, BASELINE):
-        models[name] = build_model(config.replace(fast_weights=name == FAST))
+        models[name] = build_model(config.replace(fast_weights=name == FAST), text.tokenizer)
         seconds_per_step += _seconds_per_step(models[name], text, config)
     reading = len(models) * _READING_START_SECONDS + (
         _READING_COST * seconds_per_step * len(data.windows) / config.batch_size

@@ -92,7 +92,7 @@ def train(
     Returns:
         The trained model.
     """
-    lm = build_model(config) if lm is None else lm
+    lm = build_model(config, text.tokenizer) if lm is None else lm
     if config.carry_state:
         # Before the checkpoint is read, which has the state in it.
         lm.carry_state(config.batch_size)

@@ -1,0 +1,50 @@
+"""A finished run's model, ready for text."""
+
+import zipfile
+from pathlib import Path
+
+import keras
+
+from fwl_keras.data import SentencePieceTokenizer
+from fwl_keras.models import FWLCausalLM
+from fwl_keras.runs.config import RunConfig
+from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.model import text_preprocessor
+
+
+def load_run_model(path: str | Path) -> FWLCausalLM:
+    """Opens a finished run.
+
+    Args:
+        path: The run's directory.
+
+    Returns:
+        The model, not compiled, with the run's tokeniser as its preprocessor and its windows'
+        length as its `context_length`: `read`, `score` and `generate` take texts.
+
+    Raises:
+        ValueError: There is no run, or it is not finished, or its model cannot be read.
+
+    Example:
+        >>> lm = load_run_model("runs/my_book")
+        >>> lm.generate("Once upon", max_length=100)
+    """
+    run = RunDirectory.open(path)
+    if not run.finished:
+        raise ValueError(
+            f"{str(path)!r} is not finished: it has no model.keras; finish it with "
+            f"`fwl-keras train --resume {path}`"
+        )
+    try:
+        lm = keras.saving.load_model(run.model, compile=False)
+    except (TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{str(run.model)!r} cannot be read: {str(error).strip() or type(error).__name__}; use "
+            "the version of fwl_keras that wrote it"
+        ) from error
+    if lm.preprocessor is None:
+        # Runs did not keep their tokeniser in the model from the beginning.
+        lm.preprocessor = text_preprocessor(SentencePieceTokenizer.load(run.tokenizer))
+    if lm.context_length is None:
+        lm.context_length = RunConfig.load(run.config).length
+    return lm
