@@ -54,6 +54,15 @@ class Dtype(StrEnum):
     mixed_bfloat16 = "mixed_bfloat16"
 
 
+class Sampler(StrEnum):
+    """How the next token is drawn."""
+
+    greedy = "greedy"
+    random = "random"
+    top_k = "top_k"
+    top_p = "top_p"
+
+
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show where in the program an error came from.")
 ]
@@ -241,6 +250,134 @@ def evaluate(
         console.print(_evaluation_table(result))
 
 
+@app.command()
+def generate(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.", show_default=False)],
+    prompt: Annotated[
+        str, typer.Option(help="What the text begins with; - for standard input.")
+    ] = "",
+    read: Annotated[
+        list[Path] | None,
+        typer.Option(help="Read this file first; may be given again. The text goes on from it."),
+    ] = None,
+    passes: Annotated[int, typer.Option(help="How often to read the files.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 200,
+    sampler: Annotated[Sampler, typer.Option(help="How tokens are drawn.")] = Sampler.top_p,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Divides the logits. Default: 0.8.", show_default=False),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Draw from so many tokens. Default: 40 for top_k.", show_default=False),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Draw from the likeliest tokens with so much probability. Default: 0.9 for top_p.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the drawing.")] = None,
+    freeze: Annotated[
+        bool,
+        typer.Option(
+            "--freeze",
+            help="Do not adapt to what is written; small models then repeat themselves less.",
+        ),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write text with a finished run, the model adapting to what it reads and writes.
+
+    The text goes to standard output as it comes, everything else to standard error.
+    """
+    console = Console(stderr=True)
+    files = read or []
+    if not prompt and not files:
+        _fail("there is nothing to begin with: give --prompt TEXT, or --read FILE to go on from")
+    with _reported(console, debug):
+        if prompt == "-":
+            prompt = sys.stdin.read()
+        with _quiet_frameworks():
+            from fwl_keras.runs.write import Writing, make_sampler
+        writing = Writing(
+            run,
+            prompt,
+            files,
+            passes=passes,
+            max_tokens=max_tokens,
+            sampler=make_sampler(sampler.value, temperature=temperature, top_k=top_k, top_p=top_p),
+            seed=seed,
+            freeze=freeze,
+            console=console,
+        )
+        last = ""
+        for piece in writing:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+            last = piece or last
+        if not last.endswith("\n"):
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        console.print(writing.summary(), soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.", show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Texts: files of any kind, .jsonl (a text a line), .gz of both, directories.",
+            show_default=False,
+        ),
+    ],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with the model of this run. Default: RUN's own trained weights, without "
+            "adaptation.",
+            show_default=False,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write a page that colours every token by what was gained on it."),
+    ] = None,
+    carry: Annotated[
+        bool,
+        typer.Option(
+            "--carry/--fresh",
+            help="Carry the state from text to text, or begin each with a fresh one.",
+        ),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Score texts with a finished run, the model adapting while it reads.
+
+    Prints perplexities per token and the gain over the model that it is compared with.
+    """
+    console = Console()
+    with _reported(console, debug):
+        if html is not None:
+            _check_writable(html)
+        with _quiet_frameworks():
+            from fwl_keras.runs.score import score_texts
+        scored = score_texts(run, files, against=against, carry=carry, console=Console(stderr=True))
+        if html is not None:
+            scored.write_page(html)
+        console.print(scored.table())
+        if html is not None:
+            console.print(
+                f"{html} shows every token's gain and loss against {scored.against}; open it in a "
+                "browser.",
+                soft_wrap=True,
+                markup=False,
+                highlight=False,
+            )
+
+
 def main() -> None:
     """Runs the command."""
     if hasattr(sys.stdout, "reconfigure"):
@@ -291,6 +428,9 @@ def _reported(
     """Turns a user's error into one line and an interruption into advice."""
     try:
         yield
+    except BrokenPipeError:
+        # Whoever reads the output has enough of it, like `head`; Typer ends quietly.
+        raise
     except (ValueError, OSError) as error:
         if debug:
             raise
@@ -340,6 +480,14 @@ def _check_new(directory: Path) -> None:
     from fwl_keras.runs.directory import check_new
 
     check_new(directory)
+
+
+def _check_writable(file: Path) -> None:
+    """Fails before anything is computed that could not be written."""
+    if file.is_dir():
+        _fail(f"{str(file)!r} is a directory; name a file in it")
+    if not file.absolute().parent.is_dir():
+        _fail(f"{str(file.parent)!r} is not a directory; make it first, or name another file")
 
 
 def _default_directory(name: str) -> Path:

@@ -16,11 +16,14 @@ def invoke(monkeypatch):
     return lambda *words: CliRunner().invoke(app, list(words))
 
 
-@pytest.mark.parametrize("command", [(), ("quickstart",), ("train",), ("evaluate",)])
+@pytest.mark.parametrize(
+    "command", [(), ("quickstart",), ("train",), ("evaluate",), ("generate",), ("score",)]
+)
 def test_help(invoke, command):
     result = invoke(*command, "--help")
     assert result.exit_code == 0
-    for word in ("quickstart", "train", "evaluate") if not command else ("--debug",):
+    commands = ("quickstart", "train", "evaluate", "generate", "score")
+    for word in ("--debug",) if command else commands:
         assert word in result.output
 
 
@@ -47,6 +50,15 @@ def test_the_presets_of_the_command_are_those_of_the_package():
             "leave one of them out",
         ),
         (("evaluate", "{tmp}"), "is not a run"),
+        (("generate", "{tmp}"), "nothing to begin with"),
+        (("generate", "{tmp}", "--prompt", "x"), "is not a run"),
+        (("generate", "{tmp}", "--read", "{tmp}/none.txt"), "does not exist"),
+        (("generate", "{tmp}", "--prompt", "x", "--max-tokens", "0"), "max_tokens must be"),
+        (("generate", "{tmp}", "--prompt", "x", "--top-p", "2"), "top_p must be"),
+        (("score", "{tmp}", "{tmp}/mine.txt"), "is not a run"),
+        (("score", "{tmp}", "{tmp}/none.txt"), "does not exist"),
+        (("score", "{tmp}", "{tmp}/mine.txt", "--html", "{tmp}"), "is a directory"),
+        (("score", "{tmp}", "{tmp}/mine.txt", "--html", "{tmp}/no/x.html"), "not a directory"),
         (("quickstart", "--resume", "{tmp}"), "no quickstart to continue"),
         (("quickstart", "--to", "{tmp}"), "not empty"),
         (("quickstart", "--minutes", "0", "--to", "{tmp}/run"), "minutes must be"),
