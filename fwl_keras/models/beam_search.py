@@ -116,7 +116,7 @@ def _search(
         state, ended = cache["state"], cache["ended"]
         # The first time that is the prompt's last token, which has been read.
         active = ops.logical_and(ops.logical_not(ended), index > length)
-        state = read_token(lm, tokens, index - 1, offset, active, state, adapt)
+        state = read_token(lm, tokens, index - 1, active, state, adapt=adapt, offset=offset)
         token = ops.take(tokens, index - 1, axis=1)
         is_stop = ops.zeros_like(ended)
         for stop in stop_token_ids:

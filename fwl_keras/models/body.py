@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from fwl_keras.ops._types import Tensor
+from fwl_keras.ops.reset_rows import reset_rows
 
 
 class Body:
@@ -16,7 +17,8 @@ class Body:
             `padding_mask`, to features [B, T, D].
 
     Attributes:
-        keeps_context: whether `initial_context` works, and `advance`, `place` and `room` exist.
+        keeps_context: whether `initial_context` works, and `advance`, `restart`,
+            `place` and `room` exist.
         rows_together: whether all rows of a context must have read equally many tokens.
     """
 
@@ -89,6 +91,10 @@ class ContextBody(Body):
         """
         inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
         return self.backbone(inputs, context=context, training=False)
+
+    def restart(self, context: dict, rows: Tensor) -> dict:
+        """The context with a new one in the rows where `rows` (bool tensor [B]) is true."""
+        return reset_rows(context, rows)
 
     def place(self, context: dict, position: Tensor) -> dict:
         """The context with every row at a position, where it is written by position.

@@ -14,9 +14,9 @@ class Generation:
     """One call of `generate`, which can be run a few tokens at a time.
 
     The body reads in windows of `lm.context_length` tokens, counted from the beginning of the
-    prompts, as `score` does: where one is full it starts a new context. In a window all rows are
-    at the same place, as the key/value caches of KerasHub's bodies need: a row with a longer
-    prompt waits for the others.
+    prompts, as `score` does: where one is full it starts a new context. What fills whole windows
+    of its own is read before; then all rows are at the same place of their windows, as the
+    key/value caches of KerasHub's bodies need: a row with a longer prompt waits for the others.
 
     Args:
         lm: FWLCausalLM.
@@ -28,9 +28,6 @@ class Generation:
         seeds: int array [B, 2], the keys of the rows' random numbers.
         adapt: whether the fast weights learn from what is written.
         use_cache: whether to use the body's cache.
-
-    Attributes:
-        done: bool array [B], rows that are finished.
     """
 
     def __init__(
@@ -47,117 +44,88 @@ class Generation:
         use_cache: bool,
     ):
         self._lm = lm
-        self._max_length = max_length
-        self._seeds = ops.convert_to_tensor(seeds.astype("uint32"))
-        self._rows = [row.tolist() for row in prompts]
-        self.done = np.zeros(len(prompts), bool)
-        self._run = lm._compiled(
-            write_tokens, sampling=sampling, stop_token_ids=stop_token_ids, adapt=adapt
-        )
         self._carries = bool(split_state(state)[-1])
-        self._use_cache = use_cache and lm.body.keeps_context
-        self._window = max_length
-        if not self._carries and lm.context_length is not None:
-            self._window = min(max_length, lm.context_length)
+        window = None if self._carries else lm.context_length
         if self._carries:
-            lengths = [max_length - row.size for row in prompts]
-            lm._check_context(prompts, state, more=max(lengths))
-        # What fills whole windows of its own is read; the rest of a prompt begins the next one.
-        self._written = np.array([row.size // self._window * self._window for row in prompts])
-        whole = [row[:n] for row, n in zip(prompts, self._written, strict=True)]
-        if self._written.any():
-            _, state = lm._read_rows(whole, state)
-        rest = [row[n:] for row, n in zip(prompts, self._written, strict=True)]
-        self._generated = ops.zeros((len(prompts),), "int32")
-        self._open_window(rest, state)
+            more = [max_length - row.size for row in prompts]
+            lm._check_context(prompts, state, more=max(more))
+        read = [0 if window is None else row.size // window * window for row in prompts]
+        self._read = [row[:n] for row, n in zip(prompts, read, strict=True)]
+        rest = [row[n:] for row, n in zip(prompts, read, strict=True)]
+        if any(read):
+            _, state = lm._read_rows(self._read, state)
+
+        self._lengths = np.array([row.size for row in rest])
+        limits = max_length - np.array(read)
+        self._index, self._end = int(self._lengths.min()), int(limits.max())
+        # Few lengths are ever compiled.
+        width = round_up(self._end)
+        if window is not None:
+            width = -(-width // window) * window
+        offset = self._begin_context(rest, state, window or width, use_cache)
+        numbers = {"offset": offset, "lengths": self._lengths, "limits": limits}
+        self._places = {n: ops.convert_to_tensor(value, "int32") for n, value in numbers.items()}
+        self._seeds = ops.convert_to_tensor(seeds.astype("uint32"))
+        self._tokens = ops.convert_to_tensor(pad_rows(rest, width)[0])
+        self._written = ops.zeros((len(prompts),), "int32")
+        self._done = ops.zeros((len(prompts),), "bool")
+        self._run = lm._compiled(
+            write_tokens,
+            draw=sampling,
+            stop_token_ids=stop_token_ids,
+            adapt=adapt,
+            window=window,
+        )
 
     @property
     def finished(self) -> bool:
         """Whether all rows are."""
-        return bool(self.done.all())
+        return bool(ops.convert_to_numpy(self._done).all())
 
     @property
     def rows(self) -> list[np.ndarray]:
         """All token ids of every row so far, int32 [T_i]: its prompt, then what was written."""
-        lengths = self._lengths + ops.convert_to_numpy(self._in_window)
+        ends = self._lengths + ops.convert_to_numpy(self._written)
         tokens = ops.convert_to_numpy(self._tokens)
-        return [
-            np.array([*row, *window[start:stop]], "int32")
-            for row, window, start, stop in zip(
-                self._rows, tokens, self._lengths, lengths, strict=True
-            )
-        ]
+        parts = zip(self._read, tokens, ends, strict=True)
+        return [np.concatenate([before, row[:end]]) for before, row, end in parts]
 
     @property
     def state(self) -> dict:
         """The state after the last tokens of `rows`."""
         block_state, pending, valid, context = split_state(self._state)
         if self._carries:
-            position = self._offset + self._lengths + ops.convert_to_numpy(self._in_window)
-            context = self._lm.body.place(context, ops.convert_to_tensor(position, "int32"))
+            position = self._places["offset"] + self._places["lengths"] + self._written
+            context = self._lm.body.place(context, position)
         return join_state(block_state, pending, valid, context if self._carries else {})
 
     def run(self, count: int | None = None) -> None:
         """Write up to `count` tokens in every row, or all that there will be."""
-        while not self.finished and count != 0:
-            if self._index == self._width:
-                rows, state = self.rows, self.state
-                self._rows = [row.tolist() for row in rows]
-                self._written += self._width
-                self._open_window([row[:0] for row in rows], state)
-            steps = self._width - self._index
-            if count is not None:
-                steps = min(steps, count)
-                count -= steps
-            self._advance(steps)
+        until = self._end if count is None else min(self._end, self._index + count)
+        places = {
+            **self._places,
+            "index": ops.convert_to_tensor(self._index, "int32"),
+            "until": ops.convert_to_tensor(until, "int32"),
+        }
+        self._tokens, self._written, self._done, self._state = self._run(
+            places, self._seeds, self._tokens, self._written, self._done, self._state
+        )
+        self._index = until
 
-    def _open_window(self, prompts, state):
-        """Begin a context with the prompts, and lay out what the window can hold."""
-        lm, left = self._lm, self._max_length - self._written
-        self._width = min(self._window, int(left.max()))
-        # A few lengths only are ever compiled; the carried cache has a length of its own.
-        room = self._width if self._carries else min(round_up(self._width), self._window)
-        self._limits = np.minimum(left, self._width)
-        self._lengths = np.array([row.size for row in prompts])
-        self._index = int(self._lengths.min())
-        self._in_window = ops.zeros((len(prompts),), "int32")
-        self._offset = 0
+    def _begin_context(self, prompts, state, length, use_cache):
+        """Read what is left of the prompts, with a cache if there is one; return its offset."""
+        lm, offset = self._lm, 0
         block_state, pending, valid, context = split_state(state)
         if self._carries and "position" in context:
-            self._offset = int(ops.convert_to_numpy(context["position"])[0])
-        if self._use_cache and not self._carries:
-            context = lm.body.initial_context(len(prompts), room)
+            offset = int(ops.convert_to_numpy(context["position"])[0])
+        elif not self._carries and use_cache and lm.body.keeps_context:
+            context = lm.body.initial_context(len(prompts), length)
         state = join_state(block_state, pending, valid, context)
         if self._lengths.any():
-            space = lm.body.room(context) if context else None
-            _, state = lm._read_windows(prompts, state, room if space is None else space)
+            room = lm.body.room(context) if context else None
+            _, state = lm._read_windows(prompts, state, length if room is None else room)
         self._state = state
-        token_ids, _ = pad_rows(prompts, room)
-        self._tokens = ops.convert_to_tensor(token_ids)
-
-    def _advance(self, steps):
-        """Run the compiled loop for up to `steps` places of the window."""
-        numbers = {
-            "index": self._index,
-            "until": self._index + steps,
-            "offset": self._offset,
-            "lengths": self._lengths,
-            "limits": self._limits,
-        }
-        places = {n: ops.convert_to_tensor(value, "int32") for n, value in numbers.items()}
-        is_last = self._written + self._limits >= self._max_length
-        places["is_last"] = ops.convert_to_tensor(is_last)
-        self._tokens, self._in_window, self._generated, done, self._state = self._run(
-            places,
-            self._seeds,
-            self._tokens,
-            self._in_window,
-            self._generated,
-            ops.convert_to_tensor(self.done),
-            self._state,
-        )
-        self.done = ops.convert_to_numpy(done)
-        self._index += steps
+        return offset
 
 
 def write_tokens(
@@ -165,67 +133,60 @@ def write_tokens(
     places: dict,
     seeds: Tensor,
     tokens: Tensor,
-    in_window: Tensor,
-    generated: Tensor,
+    written: Tensor,
     done: Tensor,
     state: dict,
     *,
-    sampling: Sampling,
+    draw: Sampling,
     stop_token_ids: tuple[int, ...],
     adapt: bool,
+    window: int | None,
 ) -> tuple:
-    """The loop of generation inside one window.
+    """The loop of generation.
 
     Args:
         lm: FWLCausalLM.
         places: int32 tensors: `index`, the first place to write, and `until`, where to stop;
-            `offset`, tokens in the context before the window; `lengths` [B] of the prompts;
-            `limits` [B], places that a row may fill; and bool `is_last` [B], whether that ends it.
+            `offset`, tokens in the carried context before; `lengths` [B] of the prompts; and
+            `limits` [B], places that a row may fill.
         seeds: uint32 tensor [B, 2].
         tokens: int32 tensor [B, N], the prompts in it.
-        in_window: int32 tensor [B], tokens written in this window.
-        generated: int32 tensor [B], tokens written in all.
+        written: int32 tensor [B], tokens written so far.
         done: bool tensor [B].
         state: the model's state, at the end of each row; with a context where there is a cache.
-        sampling: how tokens are drawn.
+        draw: how tokens are drawn.
         stop_token_ids: ids that end a row.
         adapt: whether the fast weights learn from what is written.
+        window: tokens after which the body begins a new context, or None for never.
 
     Returns:
-        `tokens`, `in_window`, `generated`, `done` and `state` after the loop.
+        `tokens`, `written`, `done` and `state` after the loop.
     """
-    width = ops.shape(tokens)[1]
-    columns = ops.arange(width, dtype="int32")[None]
+    columns = ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
 
-    def go_on(index, tokens, in_window, generated, done, state):
+    def go_on(index, tokens, written, done, state):
         return ops.logical_and(index < places["until"], ops.logical_not(ops.all(done)))
 
-    def write(index, tokens, in_window, generated, done, state):
-        here = columns == index
-        in_prompt = index < places["lengths"]
-        active = ops.logical_not(ops.logical_or(in_prompt, done))
-        uniform = random_uniform(seeds[:, 0], seeds[:, 1], generated)
+    def write(index, tokens, written, done, state):
+        active = ops.logical_not(ops.logical_or(index < places["lengths"], done))
         token = sample_tokens(
             next_logits(lm, state),
-            uniform,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            most=sampling.most,
+            random_uniform(seeds[:, 0], seeds[:, 1], written),
+            temperature=draw.temperature,
+            top_k=draw.top_k,
+            top_p=draw.top_p,
+            most=draw.most,
         )
-        known = ops.sum(ops.where(here, tokens, ops.zeros_like(tokens)), axis=1)
-        token = ops.where(active, token, known)
-        tokens = ops.where(here, token[:, None], tokens)
-        state = read_token(lm, tokens, index, places["offset"], active, state, adapt)
-        stopped = ops.zeros_like(done)
+        token = ops.where(active, token, ops.take(tokens, index, axis=1))
+        tokens = ops.where(columns == index, token[:, None], tokens)
+        state = read_token(
+            lm, tokens, index, active, state, adapt=adapt, offset=places["offset"], window=window
+        )
+        ended = index + 1 >= places["limits"]
         for stop in stop_token_ids:
-            stopped = ops.logical_or(stopped, ops.equal(token, stop))
-        filled = ops.logical_and(places["is_last"], index + 1 >= places["limits"])
-        done = ops.logical_or(done, ops.logical_and(active, ops.logical_or(stopped, filled)))
-        step = ops.cast(active, "int32")
-        return index + 1, tokens, in_window + step, generated + step, done, state
+            ended = ops.logical_or(ended, ops.equal(token, stop))
+        done = ops.logical_or(done, ops.logical_and(active, ended))
+        return index + 1, tokens, written + ops.cast(active, "int32"), done, state
 
-    _, *result = ops.while_loop(
-        go_on, write, (places["index"], tokens, in_window, generated, done, state)
-    )
+    _, *result = ops.while_loop(go_on, write, (places["index"], tokens, written, done, state))
     return tuple(result)

@@ -49,6 +49,10 @@ class KerasHubBody(Body):
         lengths = ops.sum(ops.cast(padding_mask, "int32"), axis=1)
         return features, {"cache": cache, "position": context["position"] + lengths}
 
+    def restart(self, context, rows):
+        """As `ContextBody.restart`: whatever is behind a cache's position is not attended to."""
+        return {**context, "position": ops.where(rows, 0, context["position"])}
+
     def place(self, context, position):
         """As `ContextBody.place`."""
         position = ops.cast(position, "int32") + ops.zeros_like(context["position"])

@@ -96,21 +96,25 @@ def read_token(
     lm,
     tokens: Tensor,
     index: Tensor,
-    offset: Tensor,
     active: Tensor,
     state: dict,
+    *,
     adapt: bool,
+    offset: int | Tensor = 0,
+    window: int | None = None,
 ) -> dict:
     """The state after one more token of the active rows.
 
     Args:
         lm: FWLCausalLM.
-        tokens: int32 tensor [B, N], the texts since the body's context began or was carried on.
+        tokens: int32 tensor [B, N], the texts since a context of the body began or was carried
+            on; with a window N is a multiple of it.
         index: int32 scalar, the token's place in them, the same in all rows.
-        offset: int32 scalar, tokens in the carried context before them.
         active: bool tensor [B], rows that read it.
         state: the model's state, with a context where the body's cache is used.
         adapt: whether the fast weights take a step.
+        offset: int32 scalar, tokens in the carried context before them.
+        window: tokens after which the body begins a new context, or None for never.
     """
     block_state, pending, valid, context = split_state(state)
     token = ops.take(tokens, index, axis=1)
@@ -123,14 +127,22 @@ def read_token(
             return_state=True,
             output="features",
         )
+    place = index if window is None else index % window
     if context:
-        context = lm.body.place(context, offset + index)
+        if window is not None:
+            # Not in rows that wait: what they have read of their prompts stays.
+            begins = ops.logical_and(active, ops.equal(place, 0))
+            context = lm.body.restart(context, begins)
+        context = lm.body.place(context, offset + place)
         features, context = lm.body.advance(token[:, None], active[:, None], context)
         newest = features[:, 0]
     else:
-        written = ops.arange(ops.shape(tokens)[1], dtype="int32")[None] <= index
+        if window is not None:
+            columns = index - place + ops.arange(window, dtype="int32")
+            tokens = ops.take(tokens, columns, axis=1)
+        written = ops.arange(ops.shape(tokens)[1], dtype="int32")[None] <= place
         written = ops.logical_and(written, ops.ones_like(tokens, "bool"))
         features = lm.body.features(tokens, written, training=False)
-        newest = ops.take(features, index, axis=1)
+        newest = ops.take(features, place, axis=1)
     pending = ops.where(active[:, None], ops.cast(newest, "float32"), pending)
     return join_state(block_state, pending, ops.logical_or(valid, active), context)
