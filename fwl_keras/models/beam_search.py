@@ -1,8 +1,8 @@
 """Beam search with KerasHub's sampler, each beam with fast weights of its own."""
 
 import itertools
+from typing import TYPE_CHECKING
 
-import keras_hub
 import numpy as np
 from keras import ops
 
@@ -10,13 +10,16 @@ from fwl_keras.models.stepping import join_state, next_logits, read_token, split
 from fwl_keras.models.streaming import pad_rows
 from fwl_keras.ops._types import Tensor
 
+if TYPE_CHECKING:
+    import keras_hub
+
 
 def beam_search(
     lm,
     prompts: list[np.ndarray],
     state: dict,
     *,
-    sampler: keras_hub.samplers.BeamSampler,
+    sampler: "keras_hub.samplers.BeamSampler",
     max_length: int,
     stop_token_ids: tuple[int, ...],
     adapt: bool,
@@ -127,6 +130,8 @@ def _search(
         only = ops.where(ops.arange(logits.shape[-1])[None] == 0, 0.0, -1e9)
         logits = ops.where(ended[:, None], only, logits)
         return logits, None, {"state": state, "ended": ended}
+
+    import keras_hub
 
     sampler = keras_hub.samplers.BeamSampler(num_beams=beams, temperature=temperature)
     return sampler(

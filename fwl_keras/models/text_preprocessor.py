@@ -1,10 +1,12 @@
 """A tokeniser kept with a model."""
 
 import base64
+from typing import TYPE_CHECKING
 
 import keras
 
-from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
+if TYPE_CHECKING:
+    from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -27,7 +29,7 @@ class TextPreprocessor:
 
     def __init__(
         self,
-        tokenizer: SentencePieceTokenizer,
+        tokenizer: "SentencePieceTokenizer",
         start_token_id: int | None = None,
         end_token_id: int | None = None,
     ):
@@ -44,5 +46,8 @@ class TextPreprocessor:
 
     @classmethod
     def from_config(cls, config):
+        # Here, so that the package can be imported without a tokeniser.
+        from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
+
         proto = base64.b64decode(config["tokenizer"])
         return cls(**{**config, "tokenizer": SentencePieceTokenizer(proto)})
