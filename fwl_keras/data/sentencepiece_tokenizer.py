@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import tensorflow_text
 
 # SentencePiece writes a space as this sign; in a text it would come back as a space.
-_SPACE_SIGN = "\u2581"
+SPACE_SIGN = "\u2581"
 
 # Four special ids, 256 bytes, and room for some characters and pieces.
 MIN_VOCAB_SIZE = 300
@@ -129,7 +129,7 @@ class SentencePieceTokenizer:
             byte_fallback=True,
             # A text without any space would leave the sign for it to the bytes, which come back
             # as the sign itself.
-            required_chars=_SPACE_SIGN,
+            required_chars=SPACE_SIGN,
             # Pieces for indentation, for `):` with the line end, for `self.`. On the standard
             # library, 4096 ids: 3.7 bytes a token in unseen modules, 2.2 with the defaults.
             allow_whitespace_only_pieces=True,
@@ -287,7 +287,7 @@ class SentencePieceTokenizer:
             elif processor.is_control(one) or processor.is_unknown(one):
                 values.append(b"")
             else:
-                values.append(piece.replace(_SPACE_SIGN, " ").encode("utf-8"))
+                values.append(piece.replace(SPACE_SIGN, " ").encode("utf-8"))
         return values
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
@@ -324,9 +324,9 @@ class SentencePieceTokenizer:
 def _check_text(text: str) -> None:
     if not isinstance(text, str):
         raise ValueError(f"text must be a str; received {type(text).__name__}")
-    if _SPACE_SIGN in text:
+    if SPACE_SIGN in text:
         raise ValueError(
-            f"text has U+2581 at {text.index(_SPACE_SIGN)}, SentencePiece's own sign for a space, "
+            f"text has U+2581 at {text.index(SPACE_SIGN)}, SentencePiece's own sign for a space, "
             "which would come back as a space; replace it"
         )
     try:

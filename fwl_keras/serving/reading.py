@@ -1,0 +1,147 @@
+"""Reading and writing in one graph, whatever the texts' lengths."""
+
+import tensorflow as tf
+
+from fwl_keras.models.generation import write_tokens
+from fwl_keras.models.sampling import Sampling
+from fwl_keras.models.stepping import advance, join_state, split_state
+
+
+def read_rows(
+    lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "adapt"
+) -> tuple[tf.Tensor, tf.Tensor, dict]:
+    """Read texts in windows of the body's context.
+
+    Args:
+        lm: FWLCausalLM.
+        ids: int32 [B, (T)].
+        state: the model's state, without a context.
+        window: tokens that the body reads at once.
+        mode: as for `advance`.
+
+    Returns:
+        Losses float32 [B, T] in nats, bool [B, T] where there is one, and the state.
+    """
+    tokens, lengths = ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
+    # At least one place, so that a batch of refused rows is a batch like any other.
+    tokens = tf.pad(tokens, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(tokens)[1])]])
+    batch, total = tf.unstack(tf.shape(tokens))
+    there = tf.sequence_mask(lengths, total)
+
+    def read_window(start, losses, scored, state):
+        stop = tf.minimum(start + window, total)
+        found, counted, state = advance(
+            lm, tokens[:, start:stop], there[:, start:stop], state, mode
+        )
+        around = [[0, 0], [start, total - stop]]
+        losses = losses + tf.pad(found, around)
+        scored = tf.logical_or(scored, tf.pad(counted, around))
+        return stop, losses, scored, state
+
+    _, losses, scored, state = tf.while_loop(
+        lambda start, *_: start < total,
+        read_window,
+        (0, tf.zeros([batch, total]), tf.zeros([batch, total], tf.bool), state),
+        shape_invariants=_any_batch((0, *[tf.zeros([1, 1])] * 2, state)),
+    )
+    return losses, scored, state
+
+
+def write_rows(
+    lm,
+    ids: tf.RaggedTensor,
+    state: dict,
+    window: int,
+    *,
+    new_tokens: tf.Tensor,
+    draw: Sampling,
+    seeds: tf.Tensor,
+    active: tf.Tensor,
+    stop_token_ids: tuple[int, ...],
+) -> tuple[tf.RaggedTensor, dict]:
+    """Read prompts and write on, every row by itself.
+
+    Args:
+        lm: FWLCausalLM.
+        ids: int32 [B, (T)], the prompts.
+        state: the model's state, without a context.
+        window: tokens that the body reads at once.
+        new_tokens: int32 tensor [B], tokens to write at most.
+        draw: how tokens are drawn, tensors [B].
+        seeds: uint32 tensor [B, 2].
+        active: bool tensor [B], rows that write.
+        stop_token_ids: ids that end a row.
+
+    Returns:
+        What was written, int32 [B, (T)], and the state after it.
+    """
+    lengths = tf.cast(ids.row_lengths(), tf.int32)
+    whole = lengths // window * window
+    tokens = ids.to_tensor()
+    before = tf.RaggedTensor.from_tensor(tokens, whole)
+    state = tf.cond(
+        tf.reduce_any(whole > 0),
+        lambda: read_rows(lm, before, state, window)[2],
+        lambda: state,
+    )
+
+    rest = lengths - whole
+    width = tf.maximum(tf.reduce_max(rest), 1)
+    longest = width + tf.reduce_max(tf.where(active, new_tokens, 0))
+    longest = (longest + window - 1) // window * window
+    after = tf.RaggedTensor.from_row_lengths(
+        tf.boolean_mask(tokens, _between(whole, lengths, tf.shape(tokens)[1])), rest
+    )
+    tokens = after.to_tensor()
+    tokens = tf.pad(tokens, [[0, 0], [0, longest - tf.shape(tokens)[1]]])
+
+    block_state, pending, valid, context = split_state(state)
+    if lm.body.keeps_context:
+        context = lm.body.initial_context(tf.shape(rest)[0], window)
+    state = join_state(block_state, pending, valid, context)
+    _, _, state = advance(lm, tokens[:, :width], tf.sequence_mask(rest, width), state)
+
+    limits = rest + new_tokens
+    places = {
+        # Rows that write nothing need not be waited for.
+        "index": tf.reduce_min(tf.where(active, rest, longest)),
+        "until": tf.reduce_max(tf.where(active, limits, 0)),
+        "offset": tf.constant(0),
+        "lengths": rest,
+        "limits": limits,
+    }
+    tokens, written, _, state = write_tokens(
+        lm,
+        places,
+        seeds,
+        tokens,
+        tf.zeros_like(rest),
+        tf.logical_not(active),
+        state,
+        draw=draw,
+        stop_token_ids=stop_token_ids,
+        adapt=lm.block.use_fast_weights,
+        window=window,
+    )
+    there = _between(rest, rest + written, longest)
+    text = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(tokens, there), written)
+    return text, join_state(*split_state(state)[:3], {})
+
+
+def _between(start, stop, width):
+    """Bool tensor [B, width], places from start to stop of each row."""
+    return tf.logical_and(
+        tf.sequence_mask(stop, width), tf.logical_not(tf.sequence_mask(start, width))
+    )
+
+
+def _any_batch(structure):
+    """Shapes of loop variables whose rows and columns may be any number."""
+    return tf.nest.map_structure(
+        lambda t: (
+            tf.TensorShape([None] * min(2, len(t.shape)) + list(t.shape[2:]))
+            if hasattr(t, "shape")
+            else tf.TensorShape([])
+        ),
+        structure,
+    )

@@ -1,0 +1,247 @@
+"""The signatures of a served model: functions of tensors, every one with a leading [batch]."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from fwl_keras.models.sampling import Sampling
+from fwl_keras.ops.reset_rows import reset_rows
+from fwl_keras.serving.checks import RowChecks, is_finite
+from fwl_keras.serving.options import ServingOptions
+from fwl_keras.serving.reading import read_rows, write_rows
+from fwl_keras.serving.text import GraphTokenizer, keep_rows, prepend
+
+
+class Signature(NamedTuple):
+    """One signature.
+
+    Attributes:
+        function: from a dict of tensors to a dict of tensors.
+        inputs: dict of `tf.TensorSpec`.
+        description: what it is for, in a sentence.
+    """
+
+    function: Callable
+    inputs: dict
+    description: str
+
+    def compiled(
+        self, wrap: Callable = lambda function: function
+    ) -> tf.types.experimental.Callable:
+        """The function as a graph, each of whose inputs and outputs has its name.
+
+        Args:
+            wrap: applied to the function first.
+        """
+        return tf.function(wrap(self.function), input_signature=[self.inputs], autograph=False)
+
+
+_TEXT = {"text": ((None,), tf.string)}
+_IDS = {"token_ids": ((None, None), tf.int32), "lengths": ((None,), tf.int32)}
+_WRITING = {
+    "max_new_tokens": ((None,), tf.int32),
+    "temperature": ((None,), tf.float32),
+    "top_k": ((None,), tf.int32),
+    "top_p": ((None,), tf.float32),
+    "seed": ((None,), tf.int64),
+}
+
+
+class Signatures:
+    """All signatures of a model.
+
+    Args:
+        lm: FWLCausalLM with a SentencePiece preprocessor.
+        options: caps.
+
+    Attributes:
+        tokenizer: the GraphTokenizer, to be tracked by whoever saves the functions.
+
+    Raises:
+        ValueError: if the model cannot take text.
+    """
+
+    def __init__(self, lm, options: ServingOptions):
+        self._lm = lm
+        self._options = options
+        self._window = lm.context_length or options.max_tokens
+        self.tokenizer = GraphTokenizer(lm.codec, options.max_tokens, options.max_bytes)
+        self._state = {
+            name: ((None, *value.shape[1:]), value.dtype)
+            for name, value in lm.initial_state(1).items()
+        }
+
+    def all(self) -> dict[str, Signature]:
+        """The signatures by name; `score` is also to be the default one."""
+        state = self._state
+        described = {
+            "score": (self._score, _TEXT, "Log-probabilities of a text's tokens."),
+            "score_tokens": (self._score_tokens, _IDS, "The same of token ids, taken as they are."),
+            "generate": (self._generate, {**_TEXT, **_WRITING}, "Goes on from a text."),
+            "initial_state": (
+                self._initial_state,
+                _TEXT,
+                "A fresh state for every row; the text is not read.",
+            ),
+            "read": (self._read, {**_TEXT, **state}, "Reads a text into a state."),
+            "score_from": (self._score_from, {**_TEXT, **state}, "As score, from a state."),
+            "generate_from": (
+                self._generate_from,
+                {**_TEXT, **_WRITING, **state},
+                "As generate, from a state; the text may be empty if it has read something.",
+            ),
+            "tokenize": (self._tokenize, _TEXT, "The token ids of a text."),
+            "detokenize": (self._detokenize, _IDS, "The text of token ids."),
+        }
+        signatures = {}
+        for name, (function, inputs, description) in described.items():
+            specs = {key: tf.TensorSpec(*spec, name=key) for key, spec in inputs.items()}
+            signatures[name] = Signature(function, specs, description)
+        return signatures
+
+    def _score(self, inputs):
+        checks, state = self._fresh(inputs["text"])
+        outputs, _ = self._score_text(inputs, state, checks)
+        return outputs
+
+    def _score_from(self, inputs):
+        checks, state = self._given(inputs)
+        outputs, state = self._score_text(inputs, state, checks)
+        return {**outputs, **state}
+
+    def _score_text(self, inputs, state, checks):
+        ids = self.tokenizer.encode(inputs["text"], checks)
+        begins = self._begins(ids, state)
+        losses, scored, state = self._read_ids(
+            prepend(ids, self.tokenizer.start_token_id, begins), state
+        )
+        # Row by row without the start token's own place.
+        shift = tf.cast(begins, tf.int32) * (self.tokenizer.start_token_id is not None)
+        width = tf.shape(losses)[1] - tf.reduce_min(shift)
+        places = tf.minimum(tf.range(width) + shift[:, None], tf.shape(losses)[1] - 1)
+        there = tf.sequence_mask(ids.row_lengths(), width)
+        losses = tf.where(there, tf.gather(losses, places, batch_dims=1), 0.0)
+        scored = tf.logical_and(there, tf.gather(scored, places, batch_dims=1))
+        return self._scores(losses, scored, ids, checks), state
+
+    def _score_tokens(self, inputs):
+        checks, state = self._fresh(inputs["lengths"])
+        ids = self.tokenizer.check_ids(inputs["token_ids"], inputs["lengths"], checks)
+        losses, scored, _ = self._read_ids(ids, state)
+        return self._scores(losses, scored, ids, checks)
+
+    def _scores(self, losses, scored, ids, checks):
+        losses = tf.where(scored, losses, 0.0)
+        total = tf.reduce_sum(losses, axis=1)
+        count = tf.reduce_sum(tf.cast(scored, tf.int32), axis=1)
+        mean = total / tf.cast(tf.maximum(count, 1), tf.float32)
+        return {
+            "log_probabilities": tf.where(scored, -losses, 0.0),
+            "lengths": tf.cast(ids.row_lengths(), tf.int32),
+            "total_log_probability": tf.where(count > 0, -total, 0.0),
+            "token_count": count,
+            # The largest number that float32 has is finite, and as good as infinity.
+            "perplexity": tf.exp(tf.minimum(mean, 88.0)),
+            **checks.outputs(),
+        }
+
+    def _initial_state(self, inputs):
+        checks, state = self._fresh(inputs["text"])
+        return {**state, **checks.outputs()}
+
+    def _read(self, inputs):
+        checks, state = self._given(inputs)
+        ids = self.tokenizer.encode(inputs["text"], checks)
+        begins = self._begins(ids, state)
+        _, _, state = self._read_ids(prepend(ids, self.tokenizer.start_token_id, begins), state)
+        count = tf.cast(ids.row_lengths(), tf.int32)
+        return {"token_count": count, **state, **checks.outputs()}
+
+    def _generate(self, inputs):
+        checks, state = self._fresh(inputs["text"])
+        outputs, _ = self._write(inputs, state, checks, None)
+        return outputs
+
+    def _generate_from(self, inputs):
+        checks, state = self._given(inputs)
+        outputs, state = self._write(inputs, state, checks, state["pending_valid"])
+        return {**outputs, **state}
+
+    def _write(self, inputs, state, checks, may_be_empty):
+        ids = self.tokenizer.encode(inputs["text"], checks, may_be_empty)
+        limit = self._options.max_new_tokens
+        new_tokens, seed = inputs["max_new_tokens"], inputs["seed"]
+        temperature, top_k, top_p = (inputs[n] for n in ("temperature", "top_k", "top_p"))
+        checks.refuse("new_tokens", tf.logical_or(new_tokens < 1, new_tokens > limit), limit)
+        sane = tf.logical_and(tf.math.is_finite(temperature), temperature >= 0)
+        checks.refuse("temperature", tf.logical_not(sane))
+        checks.refuse("top_k", top_k < 0)
+        checks.refuse("top_p", tf.logical_not(tf.logical_and(top_p > 0, top_p <= 1)))
+        checks.refuse("seed", tf.logical_or(seed < 0, seed >= 2**32))
+        fine = checks.fine
+        ids = keep_rows(ids, fine)
+        ids = prepend(ids, self.tokenizer.start_token_id, self._begins(ids, state))
+        draw = Sampling(
+            temperature=tf.where(fine, temperature, 1.0),
+            top_k=tf.where(tf.logical_and(fine, top_k > 0), top_k, self.tokenizer.vocab_size),
+            top_p=tf.where(fine, top_p, 1.0),
+        )
+        seed = tf.cast(tf.where(fine, seed, 0), tf.uint32)
+        written, state = write_rows(
+            self._lm,
+            ids,
+            state,
+            self._window,
+            new_tokens=tf.where(fine, new_tokens, 0),
+            draw=draw,
+            seeds=tf.stack([seed, tf.zeros_like(seed)], axis=1),
+            active=fine,
+            stop_token_ids=self.tokenizer.end_token_ids,
+        )
+        count = tf.cast(written.row_lengths(), tf.int32)
+        ends = tf.zeros_like(written.flat_values, tf.bool)
+        for stop in self.tokenizer.end_token_ids:
+            ends = tf.logical_or(ends, tf.equal(written.flat_values, stop))
+        stopped = tf.reduce_any(written.with_flat_values(ends), axis=1)
+        reason = tf.where(fine, tf.where(stopped, "stop", "length"), "refused")
+        outputs = {
+            "text": self.tokenizer.decode(written),
+            "token_count": count,
+            "finish_reason": reason,
+            **checks.outputs(),
+        }
+        return outputs, state
+
+    def _tokenize(self, inputs):
+        checks = RowChecks(tf.shape(inputs["text"])[0])
+        ids = self.tokenizer.encode(inputs["text"], checks)
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        return {"token_ids": ids.to_tensor(), "lengths": lengths, **checks.outputs()}
+
+    def _detokenize(self, inputs):
+        checks = RowChecks(tf.shape(inputs["lengths"])[0])
+        ids = self.tokenizer.check_ids(inputs["token_ids"], inputs["lengths"], checks)
+        return {"text": self.tokenizer.decode(ids), **checks.outputs()}
+
+    def _read_ids(self, ids, state):
+        return read_rows(self._lm, ids, state, self._window)
+
+    def _begins(self, ids, state):
+        """Bool tensor [B], rows whose first token is the first of a text."""
+        return tf.logical_and(ids.row_lengths() > 0, tf.logical_not(state["pending_valid"]))
+
+    def _fresh(self, rows):
+        batch_size = tf.shape(rows)[0]
+        return RowChecks(batch_size), self._lm.initial_state(batch_size)
+
+    def _given(self, inputs):
+        """The state that came with a request; fresh in rows where it is damaged."""
+        state = {name: inputs[name] for name in self._state}
+        checks = RowChecks(tf.shape(inputs["text"])[0])
+        length = self._lm.block.segment_length or 1
+        position = state["position"]
+        damaged = tf.logical_or(position < 0, position >= length)
+        damaged = tf.logical_or(damaged, tf.logical_not(is_finite(state)))
+        checks.refuse("state", damaged)
+        return checks, reset_rows(state, damaged)

@@ -1,0 +1,111 @@
+"""Text to token ids and back, in the graph."""
+
+import tensorflow as tf
+
+from fwl_keras.data.sentencepiece_tokenizer import SPACE_SIGN
+from fwl_keras.serving.checks import RowChecks, is_utf8
+
+
+class GraphTokenizer(tf.Module):
+    """The model's SentencePiece tokeniser as TensorFlow operations that refuse single rows.
+
+    Args:
+        codec: the model's Codec.
+        max_tokens: tokens of a row.
+        max_bytes: bytes of a row.
+
+    Raises:
+        ValueError: if the model has no SentencePiece tokeniser.
+    """
+
+    def __init__(self, codec, max_tokens: int, max_bytes: int):
+        super().__init__()
+        import tensorflow_text
+
+        tokenizer = getattr(codec.preprocessor, "tokenizer", None)
+        proto = getattr(tokenizer, "proto", None)
+        if not isinstance(proto, bytes):
+            raise ValueError(
+                "A served model needs a `preprocessor` with a SentencePiece tokeniser, whose "
+                f"operations TensorFlow Serving has; received {codec.preprocessor!r}."
+            )
+        self.start_token_id = codec.start_token_id
+        self.end_token_ids = codec.end_token_ids
+        self.vocab_size = codec.vocab_size
+        self.max_tokens = max_tokens
+        self.max_bytes = max_bytes
+        self._tokenizer = tensorflow_text.SentencepieceTokenizer(model=proto, out_type=tf.int32)
+
+    def encode(
+        self, text: tf.Tensor, checks: RowChecks, may_be_empty: tf.Tensor | None = None
+    ) -> tf.RaggedTensor:
+        """Token ids of texts, without start tokens.
+
+        Args:
+            text: string tensor [B].
+            checks: told which rows are refused; those become empty.
+            may_be_empty: bool tensor [B], or None for no row.
+
+        Returns:
+            int32 [B, (T)].
+        """
+        empty = tf.equal(tf.strings.length(text), 0)
+        if may_be_empty is not None:
+            empty = tf.logical_and(empty, tf.logical_not(may_be_empty))
+        checks.refuse("empty", empty)
+        checks.refuse("long", tf.strings.length(text) > self.max_bytes, self.max_tokens)
+        text = tf.where(checks.fine, text, "")
+        checks.refuse("encoding", tf.logical_not(is_utf8(text)))
+        has_sign = tf.strings.regex_full_match(text, f"(?s).*{SPACE_SIGN}.*")
+        checks.refuse("character", tf.logical_and(checks.fine, has_sign))
+        text = tf.where(checks.fine, text, "")
+        ids = self._tokenizer.tokenize(text)
+        checks.refuse("long", ids.row_lengths() > self.max_tokens, self.max_tokens)
+        return keep_rows(ids, checks.fine)
+
+    def check_ids(
+        self, token_ids: tf.Tensor, lengths: tf.Tensor, checks: RowChecks
+    ) -> tf.RaggedTensor:
+        """Token ids as they were sent.
+
+        Args:
+            token_ids: int32 tensor [B, T].
+            lengths: int32 tensor [B].
+            checks: told which rows are refused; those become empty.
+
+        Returns:
+            int32 [B, (T)].
+        """
+        width = tf.shape(token_ids)[1]
+        checks.refuse("empty", tf.equal(lengths, 0))
+        checks.refuse("ids", tf.logical_or(lengths < 0, lengths > width))
+        checks.refuse("long", lengths > self.max_tokens, self.max_tokens)
+        lengths = tf.where(checks.fine, lengths, 0)
+        there = tf.sequence_mask(lengths, width)
+        outside = tf.logical_or(token_ids < 0, token_ids >= self.vocab_size)
+        checks.refuse("ids", tf.reduce_any(tf.logical_and(outside, there), axis=1))
+        ids = tf.RaggedTensor.from_tensor(token_ids, lengths)
+        return keep_rows(ids, checks.fine)
+
+    def decode(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        """Texts, string tensor [B], of token ids int32 [B, (T)]; special ids disappear."""
+        kept = tf.ones_like(ids.flat_values, tf.bool)
+        for special in {self.start_token_id, *self.end_token_ids} - {None}:
+            kept = tf.logical_and(kept, tf.not_equal(ids.flat_values, special))
+        ids = tf.ragged.boolean_mask(ids, ids.with_flat_values(kept))
+        return self._tokenizer.detokenize(ids)
+
+
+def keep_rows(ids: tf.RaggedTensor, rows: tf.Tensor) -> tf.RaggedTensor:
+    """Ragged rows, empty where `rows` (bool tensor [B]) is false."""
+    kept = tf.repeat(rows, ids.row_lengths())
+    return tf.ragged.boolean_mask(ids, ids.with_flat_values(kept))
+
+
+def prepend(ids: tf.RaggedTensor, token_id: int | None, rows: tf.Tensor) -> tf.RaggedTensor:
+    """Ragged rows with an id before the first one where `rows` (bool tensor [B]) is true."""
+    if token_id is None:
+        return ids
+    counts = tf.cast(rows, ids.row_splits.dtype)
+    first = tf.fill([tf.reduce_sum(counts)], tf.constant(token_id, ids.dtype))
+    return tf.concat([tf.RaggedTensor.from_row_lengths(first, counts), ids], axis=1)
