@@ -155,7 +155,7 @@ class Generating(Streaming):
                     "none. Give a tuple of ids, or None to write until `max_length`."
                 )
             stop_token_ids = self.codec.end_token_ids
-        ids, state = self._rows_and_state(prompts, state, name="prompts")
+        ids, state = self._rows_and_state(prompts, state, begin=True, name="prompts")
         begun = ops.convert_to_numpy(state["pending_valid"])
         for i, row in enumerate(ids):
             if row.size >= max_length:

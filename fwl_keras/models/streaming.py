@@ -144,9 +144,8 @@ class Streaming:
         """
         rows, state = self._rows_and_state(inputs, state, final)
         mode = "adapt" if use_fast_weights else "trained"
-        losses, state = self._read_rows(rows, state, mode, progress=progress)
-        log_probabilities = -losses
-        scored = np.isfinite(losses)
+        (losses, scored), state = self._read_rows(rows, state, mode, progress=progress)
+        log_probabilities = np.where(scored, -losses, np.nan)
         totals = np.where(scored, losses, 0.0).sum(axis=1, dtype="float64")
         with np.errstate(invalid="ignore", over="ignore"):
             perplexity = np.exp(totals / scored.sum(axis=1))
@@ -164,7 +163,7 @@ class Streaming:
         """Between texts and token ids."""
         return Codec(self.preprocessor, self.block.vocab_size, self.pad_token_id)
 
-    def _rows_and_state(self, inputs, state, final=False, name="inputs"):
+    def _rows_and_state(self, inputs, state, final=False, begin=False, name="inputs"):
         """Rows of ids with start and end tokens where they belong, and a state that fits."""
         rows = self.codec.rows(inputs, name)
         ids = rows.ids
@@ -175,9 +174,9 @@ class Streaming:
             start = self.codec.start_token_id
             begun = ops.convert_to_numpy(state["pending_valid"])
             if start is not None:
-                # An empty text leaves a fresh row fresh, unless it is all the text there is.
+                # An empty text leaves a fresh row fresh, unless it ends or is to be written.
                 ids = [
-                    row if b or not (row.size or final) else np.insert(row, 0, start)
+                    row if b or not (row.size or final or begin) else np.insert(row, 0, start)
                     for row, b in zip(ids, begun, strict=True)
                 ]
         if final:
@@ -219,7 +218,7 @@ class Streaming:
         return join_state(block_state, features, valid, reset_rows(context, has_tokens))
 
     def _read_rows(self, rows, state, mode="adapt", *, progress=False):
-        """Losses [B, T], NaN where there is none, and the state after the last tokens."""
+        """Losses [B, T] and where there is one, and the state after the last tokens."""
         room = self._check_context(rows, state)
         return self._read_windows(rows, state, room, mode, progress)
 
@@ -227,18 +226,19 @@ class Streaming:
         longest = max((row.size for row in rows), default=0)
         window = self.context_length or max(1, longest)
         run = self._compiled(advance, mode=mode)
-        losses = [np.zeros((len(rows), 0), "float32")]
+        empty = np.zeros((len(rows), 0), "float32")
+        losses, scored = [empty], [empty.astype(bool)]
         starts = range(0, longest, window)
         for start in track(starts, "reading", disable=not progress or len(starts) < 2):
             width = min(window, longest - start)
             padded = min(round_up(width), self.context_length or NO_LIMIT, room - start)
             token_ids, padding_mask = pad_rows([row[start : start + width] for row in rows], padded)
-            loss, scored, state = run(
+            loss, counted, state = run(
                 ops.convert_to_tensor(token_ids), ops.convert_to_tensor(padding_mask), state
             )
-            loss, scored = ops.convert_to_numpy(loss), ops.convert_to_numpy(scored)
-            losses.append(np.where(scored, loss, np.nan)[:, :width])
-        return np.concatenate(losses, axis=1), state
+            losses.append(ops.convert_to_numpy(loss)[:, :width])
+            scored.append(ops.convert_to_numpy(counted)[:, :width])
+        return (np.concatenate(losses, axis=1), np.concatenate(scored, axis=1)), state
 
     def _check_context(self, rows, state, more: int = 0) -> int:
         """Tokens that the state's context has room for, if these rows can go on from it."""

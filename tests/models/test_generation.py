@@ -302,6 +302,7 @@ def test_texts(text_model):
     ids = [tokenizer.bos_id, *tokenizer.encode("or")]
     by_ids = lm.generate([ids], 12, seed=[4], stop_token_ids=(tokenizer.eos_id,))
     assert tokenizer.decode(by_ids["token_ids"][0][by_ids["padding_mask"][0]]) == "or" + alone
+    assert len(lm.generate("", 12, seed=4)) > 0
     assert "".join(lm.stream("or", 12, seed=4)) == lm.generate("or", 12, seed=4)[2:]
 
 

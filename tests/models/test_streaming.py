@@ -256,6 +256,13 @@ def test_the_state_is_as_large_as_it_says(models):
         assert sum(np.asarray(v).nbytes for v in state.values()) == 2 * expected
 
 
+def test_a_model_that_diverges_says_so():
+    """A loss that is no number is a loss, and no missing token."""
+    lm = language_model(segment_length=None, initial_step_size=1e30)
+    score = lm.score(random_ids(1, 24))
+    assert not np.isfinite(score.perplexity[0])
+
+
 def test_inputs_in_every_form(models):
     lm, ids = models("recurrent"), random_ids(2, 6)
     expected = lm.score(ids).log_probabilities
