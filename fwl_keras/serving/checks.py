@@ -16,6 +16,7 @@ MESSAGES = {
     "top_p": "top_p must be above 0 and at most 1",
     "seed": "seed outside [0, 2**32)",
     "state": "state is damaged: not finite, or position out of range",
+    "overflow": "computed numbers are not finite: begin with a fresh state",
 }
 STATUS = {name: number for number, name in enumerate(MESSAGES)}
 
@@ -68,3 +69,13 @@ def is_finite(state: dict[str, tf.Tensor]) -> tf.Tensor:
         if value.dtype.is_floating
     ]
     return tf.reduce_all(tf.stack(fine), axis=0)
+
+
+def keep_state(rows: tf.Tensor, state: dict, given: dict) -> dict[str, tf.Tensor]:
+    """The state where `rows` (bool tensor [B]) is true, the one given elsewhere."""
+
+    def choose(name, value):
+        chosen = tf.reshape(rows, [-1] + [1] * (value.shape.rank - 1))
+        return tf.where(chosen, value, given[name])
+
+    return {name: choose(name, value) for name, value in state.items()}

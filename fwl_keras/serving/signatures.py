@@ -6,8 +6,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from fwl_keras.models.sampling import Sampling
+from fwl_keras.models.stepping import next_logits
 from fwl_keras.ops.reset_rows import reset_rows
-from fwl_keras.serving.checks import RowChecks, is_finite
+from fwl_keras.serving.checks import RowChecks, is_finite, keep_state
 from fwl_keras.serving.options import ServingOptions
 from fwl_keras.serving.reading import read_rows, write_rows
 from fwl_keras.serving.text import GraphTokenizer, keep_rows, prepend
@@ -34,7 +35,11 @@ class Signature(NamedTuple):
         Args:
             wrap: applied to the function first.
         """
-        return tf.function(wrap(self.function), input_signature=[self.inputs], autograph=False)
+        settings = {"input_signature": [self.inputs], "autograph": False}
+        traced = tf.function(wrap(self.function), **settings).get_concrete_function()
+        # A tf.function that is saved is traced twice, and both graphs are written: here that costs
+        # one node.
+        return tf.function(lambda inputs: traced(inputs), **settings)
 
 
 _TEXT = {"text": ((None,), tf.string)}
@@ -106,9 +111,9 @@ class Signatures:
         return outputs
 
     def _score_from(self, inputs):
-        checks, state = self._given(inputs)
-        outputs, state = self._score_text(inputs, state, checks)
-        return {**outputs, **state}
+        checks, given = self._given(inputs)
+        outputs, state = self._score_text(inputs, given, checks)
+        return {**outputs, **keep_state(checks.fine, state, given)}
 
     def _score_text(self, inputs, state, checks):
         ids = self.tokenizer.encode(inputs["text"], checks)
@@ -123,22 +128,25 @@ class Signatures:
         there = tf.sequence_mask(ids.row_lengths(), width)
         losses = tf.where(there, tf.gather(losses, places, batch_dims=1), 0.0)
         scored = tf.logical_and(there, tf.gather(scored, places, batch_dims=1))
-        return self._scores(losses, scored, ids, checks), state
+        return self._scores(losses, scored, ids, state, checks), state
 
     def _score_tokens(self, inputs):
         checks, state = self._fresh(inputs["lengths"])
         ids = self.tokenizer.check_ids(inputs["token_ids"], inputs["lengths"], checks)
-        losses, scored, _ = self._read_ids(ids, state)
-        return self._scores(losses, scored, ids, checks)
+        losses, scored, state = self._read_ids(ids, state)
+        return self._scores(losses, scored, ids, state, checks)
 
-    def _scores(self, losses, scored, ids, checks):
-        losses = tf.where(scored, losses, 0.0)
-        total = tf.reduce_sum(losses, axis=1)
+    def _scores(self, losses, scored, ids, state, checks):
+        total = tf.reduce_sum(tf.where(scored, losses, 0.0), axis=1)
+        finite = tf.logical_and(tf.math.is_finite(total), is_finite(state))
+        checks.refuse("overflow", tf.logical_not(finite))
+        scored = tf.logical_and(scored, checks.fine[:, None])
+        total = tf.where(checks.fine, total, 0.0)
         count = tf.reduce_sum(tf.cast(scored, tf.int32), axis=1)
         mean = total / tf.cast(tf.maximum(count, 1), tf.float32)
         return {
             "log_probabilities": tf.where(scored, -losses, 0.0),
-            "lengths": tf.cast(ids.row_lengths(), tf.int32),
+            "lengths": tf.where(checks.fine, tf.cast(ids.row_lengths(), tf.int32), 0),
             "total_log_probability": tf.where(count > 0, -total, 0.0),
             "token_count": count,
             # The largest number that float32 has is finite, and as good as infinity.
@@ -151,11 +159,13 @@ class Signatures:
         return {**state, **checks.outputs()}
 
     def _read(self, inputs):
-        checks, state = self._given(inputs)
+        checks, given = self._given(inputs)
         ids = self.tokenizer.encode(inputs["text"], checks)
-        begins = self._begins(ids, state)
-        _, _, state = self._read_ids(prepend(ids, self.tokenizer.start_token_id, begins), state)
-        count = tf.cast(ids.row_lengths(), tf.int32)
+        begins = self._begins(ids, given)
+        _, _, state = self._read_ids(prepend(ids, self.tokenizer.start_token_id, begins), given)
+        checks.refuse("overflow", tf.logical_not(is_finite(state)))
+        count = tf.where(checks.fine, tf.cast(ids.row_lengths(), tf.int32), 0)
+        state = keep_state(checks.fine, state, given)
         return {"token_count": count, **state, **checks.outputs()}
 
     def _generate(self, inputs):
@@ -164,9 +174,9 @@ class Signatures:
         return outputs
 
     def _generate_from(self, inputs):
-        checks, state = self._given(inputs)
-        outputs, state = self._write(inputs, state, checks, state["pending_valid"])
-        return {**outputs, **state}
+        checks, given = self._given(inputs)
+        outputs, state = self._write(inputs, given, checks, given["pending_valid"])
+        return {**outputs, **keep_state(checks.fine, state, given)}
 
     def _write(self, inputs, state, checks, may_be_empty):
         ids = self.tokenizer.encode(inputs["text"], checks, may_be_empty)
@@ -199,6 +209,11 @@ class Signatures:
             active=fine,
             stop_token_ids=self.tokenizer.end_token_ids,
         )
+        # Logits overflow before the state does.
+        finite = tf.reduce_all(tf.math.is_finite(next_logits(self._lm, state)), axis=1)
+        checks.refuse("overflow", tf.logical_not(tf.logical_and(finite, is_finite(state))))
+        fine = checks.fine
+        written = keep_rows(written, fine)
         count = tf.cast(written.row_lengths(), tf.int32)
         ends = tf.zeros_like(written.flat_values, tf.bool)
         for stop in self.tokenizer.end_token_ids:

@@ -49,10 +49,13 @@ class GraphTokenizer(tf.Module):
         Returns:
             int32 [B, (T)].
         """
-        empty = tf.equal(tf.strings.length(text), 0)
-        if may_be_empty is not None:
-            empty = tf.logical_and(empty, tf.logical_not(may_be_empty))
-        checks.refuse("empty", empty)
+
+        def refuse_empty(empty):
+            if may_be_empty is not None:
+                empty = tf.logical_and(empty, tf.logical_not(may_be_empty))
+            checks.refuse("empty", empty)
+
+        refuse_empty(tf.equal(tf.strings.length(text), 0))
         checks.refuse("long", tf.strings.length(text) > self.max_bytes, self.max_tokens)
         text = tf.where(checks.fine, text, "")
         checks.refuse("encoding", tf.logical_not(is_utf8(text)))
@@ -60,6 +63,8 @@ class GraphTokenizer(tf.Module):
         checks.refuse("character", tf.logical_and(checks.fine, has_sign))
         text = tf.where(checks.fine, text, "")
         ids = self._tokenizer.tokenize(text)
+        # A tokeniser that drops spaces may leave nothing.
+        refuse_empty(tf.equal(ids.row_lengths(), 0))
         checks.refuse("long", ids.row_lengths() > self.max_tokens, self.max_tokens)
         return keep_rows(ids, checks.fine)
 
