@@ -8,7 +8,8 @@ attention: nothing here is shared with the package, or shaped like it.
 Row vectors; D width of the features, S size of the block, V vocabulary. Parameters travel as
 
     {"weights": {tensor name: array}, "step_sizes": {tensor name: eta}, "decays": {tensor name: d},
-     "unembedding_kernel": [S, V], "unembedding_bias": [V] (may be left out)}
+     "unembedding_kernel": [S, V], "unembedding_bias": [V] (may be left out),
+     "skip": 1.0 where x is added to the features, "soft_cap": the logits' limit (may be left out)}
 
 and states as the flat dictionary of the public interface.
 """
@@ -43,7 +44,7 @@ def fresh_state(params, batch):
     return state
 
 
-def features_of(weights, x, epsilon):
+def features_of(weights, x, epsilon, skip=None):
     """Section 2 for one token: x [D] to the features [S] that the unembedding is given."""
     hidden = x @ weights["expand_kernel"] + weights["expand_bias"]
     hidden = jnp.square(jnp.maximum(hidden, 0.0))
@@ -51,13 +52,16 @@ def features_of(weights, x, epsilon):
     mean = jnp.mean(output)
     variance = jnp.mean(jnp.square(output - mean))
     normalised = (output - mean) / jnp.sqrt(variance + epsilon)
-    return weights["gamma"] * normalised + weights["beta"]
+    features = weights["gamma"] * normalised + weights["beta"]
+    return features if skip is None else features + skip * x
 
 
-def logits_of(weights, unembedding, x, epsilon):
+def logits_of(weights, params, x, epsilon):
     """The logits [V] of one token under the weights given."""
-    kernel, bias = unembedding
-    return features_of(weights, x, epsilon) @ kernel + bias
+    features = features_of(weights, x, epsilon, params.get("skip"))
+    logits = features @ params["unembedding_kernel"] + params["unembedding_bias"]
+    cap = params.get("soft_cap")
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def negative_log_likelihood(logits, label):
@@ -72,19 +76,18 @@ def _combine(function, *dictionaries):
 @partial(jax.jit, static_argnames="epsilon")
 def visit(params, anchor, running, x, label, epsilon):
     """One token x [D] of a row with these sums: what is read, and the gradient it leaves behind."""
-    unembedding = params["unembedding_kernel"], params["unembedding_bias"]
     slow, eta = params["weights"], params["step_sizes"]
     segment = _combine(lambda w, e, a: w - e * a, slow, eta, anchor)
     fast = _combine(lambda w, e, r: w - e * r, segment, eta, running)
 
     def loss_of(weights):
-        return negative_log_likelihood(logits_of(weights, unembedding, x, epsilon), label)
+        return negative_log_likelihood(logits_of(weights, params, x, epsilon), label)
 
     read = {
-        "logits": logits_of(fast, unembedding, x, epsilon),
-        "features": features_of(fast, x, epsilon),
+        "logits": logits_of(fast, params, x, epsilon),
+        "features": features_of(fast, x, epsilon, params.get("skip")),
         "loss": loss_of(fast),
-        "slow_logits": logits_of(segment, unembedding, x, epsilon),
+        "slow_logits": logits_of(segment, params, x, epsilon),
         "slow_loss": loss_of(segment),
     }
     return read, jax.grad(loss_of)(segment)

@@ -16,6 +16,7 @@ class FastLayerNormalization(FastLayer):
 
     Args:
         epsilon: float, added to the variance; 0 is the published code's choice.
+        gamma_initializer: initializer of gamma.
         **kwargs: keyword arguments of `FastLayer` and `keras.layers.Layer`.
 
     Call arguments:
@@ -32,14 +33,17 @@ class FastLayerNormalization(FastLayer):
         Clark et al. 2022, "Meta-Learning Fast Weight Language Models", arXiv 2212.02475.
     """
 
-    def __init__(self, epsilon: float = 1e-6, **kwargs):
+    def __init__(self, epsilon: float = 1e-6, gamma_initializer="ones", **kwargs):
         super().__init__(**kwargs)
         if not epsilon >= 0:
             raise ValueError(f"`epsilon` must not be negative; received {epsilon!r}.")
         self.epsilon = epsilon
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
 
     def build(self, x_shape):
-        self.add_fast_weights(gamma=((x_shape[-1],), "ones"), beta=((x_shape[-1],), "zeros"))
+        self.add_fast_weights(
+            gamma=((x_shape[-1],), self.gamma_initializer), beta=((x_shape[-1],), "zeros")
+        )
         self.gamma, self.beta = self.fast_weights["gamma"], self.fast_weights["beta"]
 
     def call(self, x):
@@ -108,5 +112,8 @@ class FastLayerNormalization(FastLayer):
 
     def get_config(self) -> dict:
         config = super().get_config()
-        config.update(epsilon=self.epsilon)
+        config.update(
+            epsilon=self.epsilon,
+            gamma_initializer=keras.initializers.serialize(self.gamma_initializer),
+        )
         return config

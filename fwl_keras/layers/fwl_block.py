@@ -65,6 +65,9 @@ class FWLBlock(keras.layers.Layer):
         use_bias: whether the unembedding has a bias. None: one that is created has, a tied
             embedding has not. A given dense layer decides for itself.
         use_fast_weights: False makes the block its own baseline: the same parameters, no steps.
+        residual: whether to add the features `x` to what the normalisation gives, whose gamma is
+            then 0 at the start: the slow pass begins as the unembedding of `x` alone, as a
+            trained model has it. Needs `size` equal to the width of `x`.
         loss_reduction: `"sum"`, or `"mean_with_sample_weight"` to divide every step by the sum of
             `weights` over the batch as the published code does (for comparison only: it lets
             tokens see the future and rows each other).
@@ -121,6 +124,7 @@ class FWLBlock(keras.layers.Layer):
         unembedding: keras.layers.Layer | None = None,
         use_bias: bool | None = None,
         use_fast_weights: bool = True,
+        residual: bool = False,
         loss_reduction: str = "sum",
         epsilon: float = 1e-6,
         initial_step_size: float = 3e-3,
@@ -157,6 +161,7 @@ class FWLBlock(keras.layers.Layer):
         self.segment_length = segment_length
         self.use_bias = use_bias
         self.use_fast_weights = use_fast_weights
+        self.residual = residual
         self.loss_reduction = loss_reduction
         self.epsilon = epsilon
         self.initial_step_size = initial_step_size
@@ -180,7 +185,8 @@ class FWLBlock(keras.layers.Layer):
         self.expand = FastDense(4 * size, name="expand", **dense)
         self.activation = SquaredReLU(name="activation", dtype=self.dtype_policy)
         self.project = FastDense(size, name="project", **dense)
-        self.normalization = FastLayerNormalization(epsilon, name="normalization", **fast)
+        gamma = "zeros" if residual else "ones"
+        self.normalization = FastLayerNormalization(epsilon, gamma, name="normalization", **fast)
         self.unembedding = None
         self.tied_to = None
         if isinstance(unembedding, str):
@@ -219,6 +225,11 @@ class FWLBlock(keras.layers.Layer):
             raise ValueError(
                 f"This block was tied to the embedding {self.tied_to!r}; call "
                 "`set_unembedding(layer)` with that layer before using it."
+            )
+        if self.residual and x_shape[-1] != self.size:
+            raise ValueError(
+                f"`residual=True` adds features of width {x_shape[-1]} to outputs of "
+                f"`size`={self.size}; use size={x_shape[-1]}."
             )
         self.expand.build(x_shape)
         self.project.build((*x_shape[:-1], 4 * self.size))
@@ -293,7 +304,7 @@ class FWLBlock(keras.layers.Layer):
         if output == "loss":
             kernel, bias = self.unembedding.tensors()
             features = ops.cast(features, self.compute_dtype)
-            loss = cross_entropy(features, kernel, bias, labels)
+            loss = cross_entropy(features, kernel, bias, labels, soft_cap=self.unembedding.soft_cap)
             losses = {"loss": loss, "slow_loss": loss if slow_loss is None else slow_loss}
             return {
                 name: ops.where(labels_valid, value, ops.zeros_like(value))
@@ -312,7 +323,11 @@ class FWLBlock(keras.layers.Layer):
         hidden = self.expand.slow(weights["expand"], x, *unread["expand"])
         hidden = self.activation.slow(hidden)
         projected = self.project.slow(weights["project"], hidden, *unread["project"])
-        return self.normalization.slow(weights["normalization"], projected)[0]
+        return self._skip(x, self.normalization.slow(weights["normalization"], projected)[0])
+
+    def _skip(self, x, normalized):
+        """The features after the normalisation, float32."""
+        return normalized + ops.cast(x, "float32") if self.residual else normalized
 
     def _can_unroll(self, total):
         return total is not None and can_unroll(ceil_div(total, self.segment_length or total))
@@ -397,7 +412,12 @@ class FWLBlock(keras.layers.Layer):
 
         kernel, bias = self.unembedding.tensors()
         gn, slow_loss = cross_entropy_gradient(
-            ops.cast(n, self.compute_dtype), kernel, bias, labels, weights
+            ops.cast(self._skip(x, n), self.compute_dtype),
+            kernel,
+            bias,
+            labels,
+            weights,
+            soft_cap=self.unembedding.soft_cap,
         )
         g2 = self.normalization.gradient(w["normalization"], gn, statistics)
         gr = self.project.gradient(w["project"], g2, *at_project)
@@ -427,6 +447,7 @@ class FWLBlock(keras.layers.Layer):
             _part(running, "normalization"),
             chunk,
         )
+        n = self._skip(x, n)
         return n, slow_loss, {t: new[layer][name] for t, (layer, name) in FAST_WEIGHTS.items()}
 
     def _consolidate(self, sums, running, position):
@@ -587,6 +608,7 @@ class FWLBlock(keras.layers.Layer):
             unembedding=unembedding,
             use_bias=self.use_bias,
             use_fast_weights=self.use_fast_weights,
+            residual=self.residual,
             loss_reduction=self.loss_reduction,
             epsilon=self.epsilon,
             initial_step_size=self.initial_step_size,

@@ -25,8 +25,8 @@ class Unembedding(keras.layers.Layer):
         Tensor [..., V] in the compute dtype.
 
     Raises:
-        ValueError: if the given layer is of another kind, has another vocabulary, caps its
-            logits, or takes features of another width.
+        ValueError: if the given layer is of another kind, has another vocabulary, or takes
+            features of another width.
 
     Example:
         >>> Unembedding(100)(np.zeros((2, 3, 8), "float32")).shape
@@ -59,12 +59,6 @@ class Unembedding(keras.layers.Layer):
     def _check(self, layer):
         if _is_embedding(layer):
             size = layer.input_dim
-            if getattr(layer, "logit_soft_cap", None) is not None:
-                raise ValueError(
-                    "`unembedding` caps its logits (logit_soft_cap="
-                    f"{layer.logit_soft_cap}), which fast weights do not support; use a layer "
-                    "without a cap."
-                )
         elif isinstance(layer, keras.layers.Dense):
             size = layer.units
             if layer.activation is not keras.activations.linear:
@@ -121,6 +115,11 @@ class Unembedding(keras.layers.Layer):
             return self.layer.bias if self.layer.use_bias else None
         return self._bias
 
+    @property
+    def soft_cap(self) -> float | None:
+        """The logits' limit, a given embedding's `logit_soft_cap`, or None."""
+        return getattr(self.layer, "logit_soft_cap", None)
+
     def tensors(self):
         """Kernel [S, V] and bias [V] (or None) as plain tensors, for custom gradients."""
         return tuple(None if v is None else ops.copy(v) for v in (self.kernel, self.bias))
@@ -130,7 +129,10 @@ class Unembedding(keras.layers.Layer):
             None if t is None else ops.cast(t, self.compute_dtype) for t in self.tensors()
         )
         logits = ops.matmul(ops.cast(features, self.compute_dtype), kernel)
-        return logits if bias is None else logits + bias
+        logits = logits if bias is None else logits + bias
+        if self.soft_cap is None:
+            return logits
+        return self.soft_cap * ops.tanh(logits / self.soft_cap)
 
     def compute_output_shape(self, features_shape):
         return (*features_shape[:-1], self.vocab_size)

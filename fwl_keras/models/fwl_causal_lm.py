@@ -170,7 +170,10 @@ class FWLCausalLM(Generating, keras.Model):
         """
         features = self.block(x, x_mask=padding_mask, output="features")
         labels = ops.clip(ops.cast(labels, "int32"), 0, self.block.vocab_size - 1)
-        return cross_entropy(features, *self.block.unembedding.tensors(), labels)
+        unembedding = self.block.unembedding
+        return cross_entropy(
+            features, *unembedding.tensors(), labels, soft_cap=unembedding.soft_cap
+        )
 
     def _split_inputs(self, inputs):
         """Token ids [B, T], and the bool padding mask [B, T] or None."""
@@ -303,6 +306,58 @@ class FWLCausalLM(Generating, keras.Model):
             return super().save(*args, **kwargs)
         finally:
             self._set_carried_state(carried)
+
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        *,
+        max_tokens: int = 4096,
+        max_new_tokens: int = 512,
+        dtype: str = "float32",
+        **kwargs,
+    ):
+        """Write the model for TensorFlow Serving: signatures that take text, tokeniser included.
+
+        See `export/README.md` for the signatures. Formats other than `"tf_saved_model"` are those
+        of `keras.Model.export`: token ids to logits.
+
+        Args:
+            filepath: the version directory, its name a number, as `models/my_lm/1`.
+            format: as for `keras.Model.export`.
+            verbose: False for no progress bar and no closing sentence.
+            input_signature: for other formats.
+            max_tokens: tokens of a row's text in one request.
+            max_new_tokens: tokens that a row may have written in one request.
+            dtype: of the weights on disk, `"float32"` or `"bfloat16"`.
+            **kwargs: for other formats.
+
+        Raises:
+            ValueError: if an argument does not fit, the directory exists, or the model has no
+                preprocessor with a SentencePiece tokeniser.
+
+        Example:
+            >>> lm.export("models/my_lm/1")
+        """
+        if format != "tf_saved_model":
+            return super().export(filepath, format, verbose, input_signature, **kwargs)
+        given = ["input_signature"] * (input_signature is not None) + sorted(kwargs)
+        if given:
+            raise ValueError(
+                f"`{given[0]}` cannot be given with `format`={format!r}: the signatures are those "
+                "of fwl_keras.serving. Leave it out."
+            )
+        # TensorFlow alone can do this.
+        from fwl_keras.serving.export import export_model, serve_command
+        from fwl_keras.serving.options import ServingOptions
+
+        options = ServingOptions(max_tokens, max_new_tokens, dtype)
+        shown = verbose is not False
+        path = export_model(self, filepath, options, progress=shown)
+        if shown:
+            print(f"{path} is written. Serve it with: {serve_command(path)}")
 
     def update_trackers(self, loss, counts) -> dict:
         """Add one batch to the trackers, each weighted by its tokens; return their results."""

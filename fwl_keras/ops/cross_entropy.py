@@ -3,10 +3,11 @@
 A language model's logits [tokens, V] are by far its largest tensor. Here they exist for one block
 of tokens at a time, in the forward pass and again in the backward pass; labels stay integers.
 
-With z = features @ kernel + bias, p = softmax(z) and l = -log p[label]:
+With a = features @ kernel + bias, z = a or, with a soft cap, z = cap * tanh(a / cap),
+p = softmax(z), s = dz/da and l = -log p[label]:
 
     nll       = l
-    gradient  = dl/dfeatures, weighted: weights * (p @ kernel^T - kernel[:, label])
+    gradient  = dl/dfeatures, weighted: weights * ((p * s) @ kernel^T - s[label] * kernel[:, label])
 
 Both are differentiable once (the second is itself a gradient: DESIGN "second order").
 """
@@ -23,6 +24,7 @@ def cross_entropy(
     bias: Tensor | None,
     labels: Tensor,
     block_length: int | None = None,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """Negative log-likelihood of integer labels, in nats.
 
@@ -32,6 +34,7 @@ def cross_entropy(
         bias: plain tensor [V], or None.
         labels: int tensor [...], ids in [0, V).
         block_length: tokens whose logits exist at once; None: about 4 million logits.
+        soft_cap: the logits' limit, approached by a hyperbolic tangent; None: no limit.
 
     Returns:
         float32 tensor [...].
@@ -41,7 +44,7 @@ def cross_entropy(
     @ops.custom_gradient
     def apply(features, kernel, bias):
         def block(features, labels):
-            logits, shift, _, total = _softmax(features, kernel, bias)
+            logits, shift, _, total = _softmax(features, kernel, bias, soft_cap)
             norm = ops.log(total) + shift
             return (norm - _pick(logits, labels), norm), ()
 
@@ -49,15 +52,17 @@ def cross_entropy(
 
         def grad(upstream):
             def backward(features, upstream, norm):
-                logits = _logits(features, kernel, bias)
+                logits = _logits(features, kernel, bias, soft_cap)
                 slope = ops.exp(logits - norm[:, None]) * upstream[:, None]
+                slope = _times(slope, _slope(logits, soft_cap))
                 return (_back(slope, kernel),), _kernel_gradient(features, slope)
 
             arrays = (features, upstream, norm)
             (d_features,), sums = map_blocks(backward, arrays, kernel, block_length)
-            d_features = d_features - upstream[:, None] * _columns(kernel, labels)
-            pairs = [(upstream[:, None], features)]
-            return _gradients(features, kernel, bias, labels, d_features, sums, pairs, upstream)
+            at_label = _times(upstream, _slope(norm - nll, soft_cap))
+            d_features = d_features - at_label[:, None] * _columns(kernel, labels)
+            pairs = [(at_label[:, None], features)]
+            return _gradients(features, kernel, bias, labels, d_features, sums, pairs, at_label)
 
         return nll, grad
 
@@ -71,6 +76,7 @@ def cross_entropy_gradient(
     labels: Tensor,
     weights: Tensor,
     block_length: int | None = None,
+    soft_cap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the weighted cross-entropy with respect to the features, and the loss itself.
 
@@ -82,6 +88,7 @@ def cross_entropy_gradient(
         weights: float32 tensor [...]; where it is 0 the gradient is 0, whatever the features
             hold, and nothing flows back to features or weights.
         block_length: tokens whose logits exist at once; None: about 4 million logits.
+        soft_cap: the logits' limit, approached by a hyperbolic tangent; None: no limit.
 
     Returns:
         float32 tensors: the gradient [..., S], and the unweighted negative log-likelihood [...].
@@ -94,13 +101,17 @@ def cross_entropy_gradient(
         columns = _columns(kernel, labels)
 
         def block(features, labels):
-            logits, shift, exponentials, total = _softmax(features, kernel, bias)
+            logits, shift, exponentials, total = _softmax(features, kernel, bias, soft_cap)
             norm = ops.log(total) + shift
-            expected = _back(exponentials, kernel) / total[:, None]
+            sloped = _times(exponentials, _slope(logits, soft_cap))
+            expected = _back(sloped, kernel) / total[:, None]
             return (expected, norm - _pick(logits, labels), norm), ()
 
         (expected, nll, norm), _ = map_blocks(block, (features, labels), kernel, block_length)
-        gradient = weights[:, None] * (expected - columns)
+        # Logits at the labels, and their slopes.
+        label_logits = norm - nll
+        label_slope = ops.ones_like(nll) if soft_cap is None else _slope(label_logits, soft_cap)
+        gradient = weights[:, None] * (expected - label_slope[:, None] * columns)
         gradient = ops.where(active, gradient, ops.zeros_like(gradient))
 
         def grad(*upstream):
@@ -109,23 +120,37 @@ def cross_entropy_gradient(
             d_gradient = ops.where(active, d_gradient, ops.zeros_like(d_gradient))
 
             def backward(features, d_gradient, weights, d_nll, norm):
-                logits = _logits(features, kernel, bias)
+                logits = _logits(features, kernel, bias, soft_cap)
                 p = ops.exp(logits - norm[:, None])
                 along = ops.matmul(d_gradient, ops.cast(kernel, "float32"))
-                mean = ops.sum(p * along, axis=-1)
-                slope = p * (weights[:, None] * (along - mean[:, None]) + d_nll[:, None])
+                slope_of_cap = _slope(logits, soft_cap)
+                sloped = _times(p, slope_of_cap)
+                mean = ops.sum(sloped * along, axis=-1)
+                towards = _times(along, slope_of_cap) - mean[:, None]
+                if soft_cap is not None:
+                    towards = towards + along * _bend(logits, soft_cap)
+                slope = p * (weights[:, None] * towards + d_nll[:, None])
+                slope = _times(slope, slope_of_cap)
                 # Both contributions to the kernel in one matrix product.
                 left = ops.concatenate([ops.cast(features, "float32"), d_gradient], axis=0)
-                right = ops.concatenate([slope, weights[:, None] * p], axis=0)
+                right = ops.concatenate([slope, weights[:, None] * sloped], axis=0)
                 sums = (ops.einsum("ns,nv->sv", left, right), ops.sum(slope, axis=0))
                 return (_back(slope, kernel), mean), sums
 
             arrays = (features, d_gradient, weights, d_nll, norm)
             (d_features, mean), sums = map_blocks(backward, arrays, kernel, block_length)
-            d_features = d_features - d_nll[:, None] * columns
-            d_weights = mean - ops.sum(d_gradient * columns, axis=-1)
-            pairs = [(d_nll[:, None], features), (weights[:, None], d_gradient)]
-            grads = _gradients(features, kernel, bias, labels, d_features, sums, pairs, d_nll)
+            label_along = ops.sum(d_gradient * columns, axis=-1)
+            at_label = d_nll
+            if soft_cap is not None:
+                bent = weights * label_along * _bend(label_logits, soft_cap)
+                at_label = label_slope * (d_nll + bent)
+            d_features = d_features - at_label[:, None] * columns
+            d_weights = mean - label_slope * label_along
+            pairs = [
+                (at_label[:, None], features),
+                ((weights * label_slope)[:, None], d_gradient),
+            ]
+            grads = _gradients(features, kernel, bias, labels, d_features, sums, pairs, at_label)
             return (*grads, ops.where(active[:, 0], d_weights, ops.zeros_like(d_weights)))
 
         return (gradient, nll), grad
@@ -145,14 +170,29 @@ def _bias_or_zeros(bias, kernel):
     return ops.zeros((kernel.shape[1],), "float32") if bias is None else bias
 
 
-def _logits(features, kernel, bias):
+def _logits(features, kernel, bias, soft_cap):
     logits = ops.matmul(features, ops.cast(kernel, features.dtype))
-    return ops.cast(logits, "float32") + ops.cast(bias, "float32")
+    logits = ops.cast(logits, "float32") + ops.cast(bias, "float32")
+    return logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)
 
 
-def _softmax(features, kernel, bias):
+def _slope(logits, soft_cap):
+    """Slope of the cap where it has brought about these logits, or None for 1."""
+    return None if soft_cap is None else 1.0 - ops.square(logits / soft_cap)
+
+
+def _bend(logits, soft_cap):
+    """Derivative of that slope with respect to the capped logits."""
+    return -2.0 * logits / soft_cap**2
+
+
+def _times(x, slope):
+    return x if slope is None else x * slope
+
+
+def _softmax(features, kernel, bias, soft_cap):
     """Logits [n, V], their maximum [n], the shifted exponentials [n, V] and their sum [n]."""
-    logits = _logits(features, kernel, bias)
+    logits = _logits(features, kernel, bias, soft_cap)
     shift = ops.max(logits, axis=-1)
     exponentials = ops.exp(logits - shift[:, None])
     return logits, shift, exponentials, ops.sum(exponentials, axis=-1)

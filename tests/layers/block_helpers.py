@@ -63,6 +63,10 @@ def parameters_of(block):
     }
     if block.unembedding.bias is not None:
         named["unembedding_bias"] = np.asarray(block.unembedding.bias)
+    if block.residual:
+        named["skip"] = np.array(1.0)
+    if block.unembedding.soft_cap is not None:
+        named["soft_cap"] = np.array(block.unembedding.soft_cap)
     return named
 
 

@@ -1,6 +1,7 @@
 """FWLBlock equals its token-by-token definition: outputs, states, gradients."""
 
 import hypothesis.strategies as st
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,10 +19,13 @@ from block_helpers import (
 )
 from hypothesis import given, settings
 
+import fwl_keras
+
 SHAPES = [
     {"width": 4, "size": 5, "vocab_size": 7},
     {"width": 5, "size": 3, "vocab_size": 4},
     {"width": 3, "size": 6, "vocab_size": 9},
+    {"width": 4, "size": 4, "vocab_size": 6, "residual": True},
 ]
 
 UP_TO_13, UP_TO_3 = st.integers(1, 13), st.integers(1, 3)
@@ -175,6 +179,36 @@ def test_parity_mode_divides_by_the_weights_of_the_batch(chunks):
         oracle_gradients_of(block, arguments, cotangent),
         tolerance=1e-3,
     )
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_capped_logits(residual):
+    rng = np.random.default_rng(3)
+    embedding = keras.layers.ReversibleEmbedding(7, 5, tie_weights=False, logit_soft_cap=1.2)
+    settings = {"unembedding": embedding, "residual": residual, "segment_length": 3}
+    block = random_block(rng, width=5, size=5, vocab_size=7, **settings)
+    embedding._embeddings.trainable = False  # the half that the block has no use for
+    arguments = random_batch(rng, block, 2, 8)
+    expected = oracle_reading(block, arguments)
+    logits, state = read(block, arguments)
+    assert np.abs(logits).max() > 0.9
+    assert_close(logits, expected.logits)
+    assert_states_close(state, expected.state)
+    losses, _ = read(block, arguments, output="loss")
+    assert_close(losses["loss"], expected.loss)
+    cotangents = random_cotangents(rng, block, arguments)
+    assert_all_close(
+        gradients_of(block, arguments, *cotangents),
+        oracle_gradients_of(block, arguments, *cotangents),
+    )
+
+
+def test_a_residual_block_begins_as_the_unembedding_alone():
+    block = fwl_keras.FWLBlock(5, 7, residual=True)
+    x = np.random.default_rng(0).normal(size=(2, 6, 5)).astype("float32")
+    logits = np.asarray(block(x))
+    kernel, bias = (np.asarray(v) for v in (block.unembedding.kernel, block.unembedding.bias))
+    np.testing.assert_allclose(logits, x @ kernel + bias, rtol=1e-4, atol=1e-5)
 
 
 def test_the_examples_here_adapt_and_consolidate():

@@ -29,22 +29,30 @@ def data():
     }
 
 
-def plain(features, kernel, bias, labels):
-    """The loss as a textbook has it, all logits at once."""
+def plain_logits(features, kernel, bias, soft_cap):
     logits = ops.matmul(features, kernel) + (0 if bias is None else bias)
+    return logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)
+
+
+def plain(features, kernel, bias, labels, soft_cap=None):
+    """The loss as a textbook has it, all logits at once."""
+    logits = plain_logits(features, kernel, bias, soft_cap)
     picked = ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     return ops.logsumexp(logits, axis=1) - picked
 
 
-def plain_gradient(features, kernel, bias, labels, weights):
+def plain_gradient(features, kernel, bias, labels, weights, soft_cap=None):
     """weights * d loss / d features, one-hot and all."""
-    p = ops.softmax(ops.matmul(features, kernel) + bias, axis=1) - ops.one_hot(labels, V)
+    p = ops.softmax(plain_logits(features, kernel, bias, soft_cap), axis=1)
+    p = p - ops.one_hot(labels, V)
+    if soft_cap is not None:
+        p = p / ops.square(ops.cosh((ops.matmul(features, kernel) + bias) / soft_cap))
     return weights[:, None] * ops.matmul(p, ops.transpose(kernel))
 
 
 @pytest.mark.parametrize("block_length", [None, 1, 3, 4, 11])
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_cross_entropy(data, block_length, with_bias):
+@pytest.mark.parametrize(("with_bias", "soft_cap"), [(True, None), (False, None), (True, 1.5)])
+def test_cross_entropy(data, block_length, with_bias, soft_cap):
     inputs = [data["features"], data["kernel"]] + ([data["bias"]] if with_bias else [])
 
     def run(form):
@@ -54,13 +62,15 @@ def test_cross_entropy(data, block_length, with_bias):
 
         return value_and_gradients(scalar, *inputs)
 
-    mine = run(lambda *a: cross_entropy(*a, block_length=block_length))
-    for a, b in zip(mine, run(plain), strict=True):
+    mine = run(lambda *a: cross_entropy(*a, block_length=block_length, soft_cap=soft_cap))
+    expected = run(lambda *a: plain(*a, soft_cap))
+    for a, b in zip(mine, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("block_length", [None, 1, 3, 4, 11])
-def test_cross_entropy_gradient_and_its_own_gradient(data, block_length):
+@pytest.mark.parametrize("soft_cap", [None, 1.5])
+def test_cross_entropy_gradient_and_its_own_gradient(data, block_length, soft_cap):
     inputs = [data[name] for name in ("features", "kernel", "bias", "weights")]
 
     def scalar(gradient, loss):
@@ -70,13 +80,19 @@ def test_cross_entropy_gradient_and_its_own_gradient(data, block_length):
     def mine(features, kernel, bias, weights):
         return scalar(
             *cross_entropy_gradient(
-                features, kernel, bias, data["labels"], weights, block_length=block_length
+                features,
+                kernel,
+                bias,
+                data["labels"],
+                weights,
+                block_length=block_length,
+                soft_cap=soft_cap,
             )
         )
 
     def expected(features, kernel, bias, weights):
-        gradient = plain_gradient(features, kernel, bias, data["labels"], weights)
-        return scalar(gradient, plain(features, kernel, bias, data["labels"]))
+        gradient = plain_gradient(features, kernel, bias, data["labels"], weights, soft_cap)
+        return scalar(gradient, plain(features, kernel, bias, data["labels"], soft_cap))
 
     results = zip(
         value_and_gradients(mine, *inputs), value_and_gradients(expected, *inputs), strict=True
@@ -85,14 +101,18 @@ def test_cross_entropy_gradient_and_its_own_gradient(data, block_length):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
 
 
-def test_gradient_is_that_of_finite_differences(data):
+@pytest.mark.parametrize("soft_cap", [None, 1.5])
+def test_gradient_is_that_of_finite_differences(data, soft_cap):
     args = (data["kernel"], data["bias"], data["labels"])
-    gradient, _ = cross_entropy_gradient(data["features"], *args, data["weights"])
+    gradient, _ = cross_entropy_gradient(
+        data["features"], *args, data["weights"], soft_cap=soft_cap
+    )
     epsilon = 1e-2
     for i in range(S):
         step = epsilon * np.eye(S, dtype="float32")[i]
         above, below = (
-            np.asarray(cross_entropy(data["features"] + sign * step, *args)) for sign in (1, -1)
+            np.asarray(cross_entropy(data["features"] + sign * step, *args, soft_cap=soft_cap))
+            for sign in (1, -1)
         )
         numeric = data["weights"] * (above - below) / (2 * epsilon)
         np.testing.assert_allclose(np.asarray(gradient)[:, i], numeric, atol=2e-3)
