@@ -5,6 +5,7 @@ Whatever is slow to import is imported inside the commands, so that `--help` is 
 
 import contextlib
 import datetime
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,13 @@ class Dtype(StrEnum):
 
     float32 = "float32"
     mixed_bfloat16 = "mixed_bfloat16"
+
+
+class WeightsDtype(StrEnum):
+    """Of exported weights, on disk."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 class Sampler(StrEnum):
@@ -378,6 +386,50 @@ def score(
             )
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.", show_default=False)],
+    to: Annotated[
+        Path,
+        typer.Option(help="The model's directory; its name is the model's.", show_default=False),
+    ],
+    version: Annotated[
+        int | None, typer.Option(help="Default: the next free number.", show_default=False)
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a text in one request.")] = 4096,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Tokens that one request may have written.")
+    ] = 512,
+    dtype: Annotated[
+        WeightsDtype, typer.Option(help="Of the weights on disk; bfloat16 halves them.")
+    ] = WeightsDtype.float32,
+    debug: Debug = False,
+) -> None:
+    """Write a finished run for TensorFlow Serving, as version DIR/1, DIR/2, ...
+
+    The server takes and gives text; export/README.md in the sources says how to run and call it.
+    """
+    console = Console()
+    with _reported(console, debug):
+        with _quiet_frameworks():
+            from fwl_keras.runs.export import export_run
+            from fwl_keras.serving.export import ABOUT, serve_command
+            from fwl_keras.serving.options import ServingOptions
+            from fwl_keras.serving.warmup import MISSING
+        options = ServingOptions(max_tokens, max_new_tokens, dtype.value)
+        path = export_run(run, to, version, options, progress=True)
+        about = json.loads((path / ABOUT).read_text("utf-8"))
+        console.print(_export_table(path, about))
+        if not about["warmup_requests"]:
+            console.print(MISSING, soft_wrap=True, markup=False, highlight=False)
+        console.print(
+            f"{path} is written. Serve it with: {serve_command(path)}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+
+
 def main() -> None:
     """Runs the command."""
     if hasattr(sys.stdout, "reconfigure"):
@@ -414,6 +466,32 @@ def _evaluation_table(result: dict) -> Table:
         title = f"{name.replace('_', ' ')} (diagnostic, nats per token)"
         table.add_row(title, f"{result[name]:.4f}")
     table.caption = caption
+    return table
+
+
+def _export_table(path: Path, about: dict) -> Table:
+    table = Table(title=f"{path.absolute().parent.name}, version {path.name}", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("corpus", about["corpus"])
+    table.add_row("training steps", f"{about['training_steps']:,}")
+    measured = about.get("evaluation", {})
+    for name, places in (("perplexity_per_token", 2), ("perplexity_per_word", 2)):
+        if name in measured:
+            title = f"{name.replace('_', ' ')} ({measured['corpus']}, {measured['split']})"
+            table.add_row(title, _number(measured[name], places))
+    table.add_row("parameters", f"{about['parameters']:,}")
+    table.add_section()
+    for name, size in about["bytes"].items():
+        title = f"{name} (bytes)"
+        if name == "weights":
+            title = f"weights, {about['weights_dtype']} (bytes)"
+        table.add_row(title, f"{size:,}")
+    table.add_section()
+    table.add_row("state of a row (bytes)", f"{about['state_bytes_per_row']:,}")
+    for name, limit in about["caps"].items():
+        table.add_row(f"{name.replace('_', ' ')} of a row", f"{limit:,}")
+    table.add_row("warm-up requests", f"{about['warmup_requests']}")
     return table
 
 

@@ -17,12 +17,13 @@ def invoke(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("quickstart",), ("train",), ("evaluate",), ("generate",), ("score",)]
+    "command",
+    [(), ("quickstart",), ("train",), ("evaluate",), ("generate",), ("score",), ("export",)],
 )
 def test_help(invoke, command):
     result = invoke(*command, "--help")
     assert result.exit_code == 0
-    commands = ("quickstart", "train", "evaluate", "generate", "score")
+    commands = ("quickstart", "train", "evaluate", "generate", "score", "export")
     for word in ("--debug",) if command else commands:
         assert word in result.output
 

@@ -3,22 +3,33 @@
 import datetime
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
 
 import keras
 import tensorflow as tf
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import fwl_keras
 from fwl_keras.serving.options import ServingOptions
 from fwl_keras.serving.signatures import Signature, Signatures
+from fwl_keras.serving.warmup import sample_requests, write_requests
 
 DEFAULT = "score"
+ABOUT = "fwl_keras.json"
+# The server that exports are made for.
+SERVER_IMAGE = "tensorflow/serving:2.20.0"
 
 
 def export_model(
-    lm, path: str | Path, options: ServingOptions | None = None, *, about: dict | None = None
+    lm,
+    path: str | Path,
+    options: ServingOptions | None = None,
+    *,
+    about: dict | None = None,
+    progress: bool = False,
 ) -> Path:
     """Write a version directory: a SavedModel with all signatures, whole or not at all.
 
@@ -27,6 +38,7 @@ def export_model(
         path: the version directory, its name a number, as `models/my_lm/1`.
         options: caps and dtype.
         about: more entries for `fwl_keras.json`, e.g. the corpus.
+        progress: whether to draw a progress bar.
 
     Returns:
         The directory.
@@ -39,15 +51,20 @@ def export_model(
         >>> export_model(lm, "models/my_lm/1")
     """
     options = options or ServingOptions()
-    path = _check_path(path)
+    path = check_version_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name that is no number, in the same file system: a server that polls sees nothing of it.
     beside = Path(tempfile.mkdtemp(prefix=f".writing-{path.name}-", dir=path.parent))
     try:
-        signatures = Signatures(lm, options)
-        graphs = _write_saved_model(lm, signatures, options, beside)
+        with _progress(progress) as bar:
+            signatures = Signatures(lm, options)
+            graphs = _write_saved_model(lm, signatures, options, beside, bar)
         _write_json(beside / "signatures.json", _describe(signatures.all(), graphs))
-        _write_json(beside / "fwl_keras.json", _about(lm, options, beside, about or {}))
+        requests = sample_requests(lm, signatures.all())
+        requests["serving_default"] = requests[DEFAULT]
+        warm = write_requests(beside, requests, path.absolute().parent.name)
+        about = {**(about or {}), "warmup_requests": len(requests) if warm else 0}
+        _write_json(beside / ABOUT, _about(lm, options, beside, about))
         beside.chmod(0o755)
         _sync(beside)
         os.rename(beside, path)
@@ -76,7 +93,20 @@ def _describe_tensor(tensor) -> dict:
     return {"dtype": tensor.dtype.name, "shape": shape}
 
 
-def _check_path(path) -> Path:
+def serve_command(path: str | Path) -> str:
+    """The command that serves a version directory on this machine, REST on port 8501."""
+    model = Path(path).absolute().parent
+    volume = shlex.quote(f"{model}:/models/{model.name}:ro")
+    name = shlex.quote(f"MODEL_NAME={model.name}")
+    return f"docker run --rm -p 8501:8501 -v {volume} -e {name} {SERVER_IMAGE}"
+
+
+def check_version_path(path: str | Path) -> Path:
+    """The path of a version that can be written.
+
+    Raises:
+        ValueError: as `export_model`, for its path and backend.
+    """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "A SavedModel is exported on the TensorFlow backend; KERAS_BACKEND is "
@@ -96,7 +126,12 @@ def _check_path(path) -> Path:
     return path
 
 
-def _write_saved_model(lm, signatures, options, path) -> dict:
+def _progress(shown) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, transient=True, disable=not shown)
+
+
+def _write_saved_model(lm, signatures, options, path, bar) -> dict:
     archive = keras.export.ExportArchive()
     archive.track(lm)
     # Its model file would otherwise be left out.
@@ -106,11 +141,13 @@ def _write_saved_model(lm, signatures, options, path) -> dict:
         stored = _StoredWeights(lm)
         archive.track(stored)
         wrap = {"wrap": stored.using}
-    # Traced once each, which is what takes time here.
-    graphs = {name: one.compiled(**wrap) for name, one in signatures.all().items()}
-    for name, graph in graphs.items():
-        archive.add_endpoint(name, graph)
+    graphs = {}
+    # Tracing is what takes time here.
+    for name, signature in bar.track(signatures.all().items(), description="Tracing"):
+        graphs[name] = signature.compiled(**wrap)
+        archive.add_endpoint(name, graphs[name])
     archive.add_endpoint("serving_default", graphs[DEFAULT])
+    bar.add_task("Writing", total=None)
     archive.write_out(str(path), verbose=False)
     return graphs
 
@@ -144,7 +181,10 @@ class _StoredWeights(tf.Module):
 
 def _about(lm, options, path, about) -> dict:
     state = lm.initial_state(1)
-    size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    sizes = {"weights": 0, "graph": 0, "assets": 0}
+    for file in (file for file in path.rglob("*") if file.is_file()):
+        place = {"variables": "weights", "saved_model.pb": "graph"}
+        sizes[place.get(file.relative_to(path).parts[0], "assets")] += file.stat().st_size
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -164,7 +204,7 @@ def _about(lm, options, path, about) -> dict:
         "state_bytes_per_row": sum(
             int(tf.size(value)) * value.dtype.size for value in state.values()
         ),
-        "bytes": size,
+        "bytes": {**sizes, "total": sum(sizes.values())},
     }
 
 
