@@ -39,6 +39,8 @@ def sample_tokens(
     most = vocab_size if most is None else min(most, vocab_size)
     temperature = _column(temperature, "float32")
     greedy = ops.equal(temperature, 0.0)
+    # However small the temperature: quotients may overflow at the lower end only.
+    logits = logits - ops.max(logits, axis=-1, keepdims=True)
     probabilities = ops.softmax(logits / ops.where(greedy, 1.0, temperature))
     sorted_probabilities, tokens = ops.top_k(probabilities, k=most)
     rank = ops.arange(most, dtype="int32")[None]

@@ -35,11 +35,28 @@ class Signature(NamedTuple):
         Args:
             wrap: applied to the function first.
         """
+        function = wrap(self.function)
+
+        def checked(inputs):
+            with tf.control_dependencies([_same_rows(inputs)]):
+                return function({name: tf.identity(value) for name, value in inputs.items()})
+
         settings = {"input_signature": [self.inputs], "autograph": False}
-        traced = tf.function(wrap(self.function), **settings).get_concrete_function()
+        traced = tf.function(checked, **settings).get_concrete_function()
         # A tf.function that is saved is traced twice, and both graphs are written: here that costs
         # one node.
         return tf.function(lambda inputs: traced(inputs), **settings)
+
+
+def _same_rows(inputs):
+    """An error for the whole request: then it is not known what belongs to which row."""
+    rows = tf.stack([tf.shape(inputs[name])[0] for name in sorted(inputs)])
+    fine = tf.logical_and(tf.reduce_all(tf.equal(rows, rows[0])), rows[0] > 0)
+    message = (
+        "All inputs of a request must have the same number of rows, at least one; rows of "
+        f"{', '.join(sorted(inputs))}:"
+    )
+    return tf.debugging.Assert(fine, [message, rows], summarize=len(inputs))
 
 
 _TEXT = {"text": ((None,), tf.string)}

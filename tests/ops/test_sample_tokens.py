@@ -111,3 +111,10 @@ def test_greedy_is_argmax():
     logits = np.random.default_rng(2).normal(size=(20, V)).astype("float32")
     tokens = sample_tokens(ops.convert_to_tensor(logits), np.zeros(20, "float32"), temperature=0.0)
     np.testing.assert_array_equal(tokens, logits.argmax(axis=1))
+
+
+def test_a_tiny_temperature_is_greedy_too():
+    logits = np.random.default_rng(2).normal(size=(20, V)).astype("float32") * 10
+    for temperature in (1e-3, 1e-20, 2e-38):
+        tokens = sample_tokens(logits, np.full(20, 0.9, "float32"), temperature=temperature)
+        np.testing.assert_array_equal(tokens, logits.argmax(axis=1))

@@ -1,0 +1,61 @@
+"""One export of each small model, shared by all tests that need no other."""
+
+import pytest
+import tensorflow as tf
+from served_models import OPTIONS, Served, served_model
+
+from fwl_keras.serving.export import export_model
+
+
+def pytest_collection_modifyitems(items):
+    # An export takes seconds: all tests of one go to one process.
+    for item in items:
+        kind = getattr(item, "callspec", None) and item.callspec.params.get("kind")
+        if "served" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(f"served_{kind or 'recurrent'}"))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """None: setting one makes TensorFlow prepare every graph again, seconds each."""
+
+
+@pytest.fixture(scope="session")
+def models():
+    """Models by kind of body, made once, run without compiling: few calls are alike."""
+    made = {}
+
+    def get(kind="recurrent"):
+        if kind not in made:
+            made[kind] = served_model(kind)
+            made[kind].compile(sampler="random", run_eagerly=True)
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def exported(models, tmp_path_factory):
+    """Version directories by kind of body."""
+    written = {}
+
+    def get(kind="recurrent"):
+        if kind not in written:
+            path = tmp_path_factory.mktemp("served") / kind / "1"
+            written[kind] = export_model(models(kind), path, OPTIONS, about={"corpus": "tests"})
+        return written[kind]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def served(exported):
+    """Exports by kind of body, loaded."""
+    loaded = {}
+
+    def get(kind="recurrent"):
+        if kind not in loaded:
+            loaded[kind] = Served(tf.saved_model.load(str(exported(kind))))
+        return loaded[kind]
+
+    return get
