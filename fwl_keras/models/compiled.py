@@ -26,7 +26,16 @@ class Compiled:
 def _tensorflow(lm, function):
     import tensorflow as tf
 
-    return tf.function(function)
+    graphs = {}
+
+    def run(*arguments):
+        # TensorFlow warns of one function with many graphs; a text's length is no mistake.
+        shapes = tuple(tuple(a.shape) for a in tf.nest.flatten(arguments))
+        if shapes not in graphs:
+            graphs[shapes] = tf.function(lambda *a: function(*a), autograph=False)
+        return graphs[shapes](*arguments)
+
+    return run
 
 
 def _jax(lm, function):

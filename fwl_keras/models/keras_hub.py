@@ -1,13 +1,16 @@
-"""KerasHub's language models: their bodies, with the key/value cache of their generation."""
+"""KerasHub's language models: fast weights on top of them, and the cache of their generation."""
 
 import functools
 import inspect
 
 import keras
 import keras_hub
+import numpy as np
 from keras import ops
 
+from fwl_keras.layers.fwl_block import FWLBlock
 from fwl_keras.models.body import Body
+from fwl_keras.models.fwl_causal_lm import FWLCausalLM
 
 _CALL_WITH_CACHE = ("self", "token_ids", "cache", "cache_update_index")
 
@@ -81,3 +84,95 @@ def cached_task_class(backbone: keras.layers.Layer) -> type | None:
             if one.backbone_cls is ancestor:
                 return one
     return None
+
+
+def from_causal_lm(causal_lm, size: int | None = None, *, residual: bool = True, **block_args):
+    """Put fast weights on a language model of KerasHub, trained or not.
+
+    Backbone, preprocessor and the embedding that is also the unembedding are the model's own, and
+    shared with it. With `residual=True` the slow pass begins exactly as the model.
+
+    Args:
+        causal_lm: a text-only `keras_hub.models.CausalLM`.
+        size: the block's size, which with a given unembedding is the backbone's width; None: it.
+        residual: see FWLBlock.
+        **block_args: more arguments of FWLBlock.
+
+    Returns:
+        FWLCausalLM.
+
+    Raises:
+        ValueError: if the model takes more than text, or its logits are not its embedding's; or
+            if `size` is not the backbone's width.
+
+    Example:
+        >>> gemma = keras_hub.models.GemmaCausalLM.from_preset("path/to/preset")
+        >>> lm = from_causal_lm(gemma)
+        >>> lm.backbone.trainable = False  # the block alone; or lm.backbone.enable_lora(4)
+        >>> lm.compile("adam")
+    """
+    embedding = _unembedding_of(causal_lm)
+    width = embedding.output_dim
+    if size is not None and size != width:
+        raise ValueError(
+            f"`size` must be {width}, the width of {type(causal_lm).__name__}'s unembedding; "
+            f"received {size!r}."
+        )
+    backbone = causal_lm.backbone
+    block = FWLBlock(
+        width,
+        embedding.input_dim,
+        unembedding=embedding,
+        residual=residual,
+        dtype=block_args.pop("dtype", backbone.dtype_policy),
+        **block_args,
+    )
+    return FWLCausalLM(
+        backbone, block, preprocessor=causal_lm.preprocessor, dtype=backbone.dtype_policy
+    )
+
+
+def from_preset(name_or_path: str, size: int | None = None, *, residual: bool = True, **block_args):
+    """`from_causal_lm` of a KerasHub preset.
+
+    Args:
+        name_or_path: what `keras_hub.models.CausalLM.from_preset` takes.
+        size: as for `from_causal_lm`, like all other arguments.
+        residual: likewise.
+        **block_args: likewise.
+
+    Returns:
+        FWLCausalLM.
+
+    Raises:
+        ValueError: as `from_causal_lm`.
+    """
+    causal_lm = keras_hub.models.CausalLM.from_preset(name_or_path)
+    return from_causal_lm(causal_lm, size, residual=residual, **block_args)
+
+
+def _unembedding_of(causal_lm):
+    """The embedding whose reverse gives the model's logits."""
+    name = type(causal_lm).__name__
+    if not isinstance(causal_lm, keras_hub.models.CausalLM):
+        raise ValueError(f"`causal_lm` must be a keras_hub.models.CausalLM; received {name}.")
+    backbone = causal_lm.backbone
+    inputs = sorted(backbone.input) if isinstance(backbone.input, dict) else None
+    embedding = getattr(backbone, "token_embedding", None)
+    if inputs != ["padding_mask", "token_ids"] or not hasattr(embedding, "tie_weights"):
+        raise ValueError(
+            f"`causal_lm` must read text alone and write with its own embedding; {name} takes "
+            f"{inputs} and has the embedding {embedding!r}."
+        )
+    # The surest way to know what a class does with its features.
+    ids = ops.convert_to_tensor([[0, 1]], "int32")
+    text = {"token_ids": ids, "padding_mask": ops.ones_like(ids)}
+    expected = ops.convert_to_numpy(ops.cast(causal_lm(text), "float32"))
+    logits = embedding(backbone(text), reverse=True)
+    logits = ops.convert_to_numpy(ops.cast(logits, "float32"))
+    if expected.shape != logits.shape or not np.allclose(expected, logits, rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"`causal_lm` must have `token_embedding(features, reverse=True)` for its logits; "
+            f"those of {name} are something else."
+        )
+    return embedding

@@ -27,6 +27,11 @@ from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.models import RecurrentBackbone, TextPreprocessor
 from fwl_keras.models.stepping import next_logits
 
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 N = 16
 LENGTHS = (3, 7, 5)
 
@@ -56,7 +61,7 @@ def write(lm, given=None, length=N, **settings):
     return lm.generate(given, length, **settings)
 
 
-@pytest.mark.parametrize("body", ["recurrent", "gemma", "gpt2", "plain"])
+@pytest.mark.parametrize("body", ["recurrent", "gemma", slow("gpt2"), "plain"])
 def test_greedy_tokens_are_the_likeliest_under_score(models, body):
     lm = models(body)
     ids = write(lm)["token_ids"]
@@ -66,7 +71,7 @@ def test_greedy_tokens_are_the_likeliest_under_score(models, body):
         np.testing.assert_allclose(scores[row, n:], best[row, n - 1 :], atol=1e-4)
 
 
-@pytest.mark.parametrize("body", ["recurrent", "gemma", "gpt2"])
+@pytest.mark.parametrize("body", ["recurrent", "gemma", slow("gpt2")])
 def test_with_the_cache_as_without(models, body):
     lm = models(body)
     np.testing.assert_array_equal(write(lm)["token_ids"], write(lm, use_cache=False)["token_ids"])
@@ -146,7 +151,7 @@ def test_a_stop_token_in_the_prompt_does_not_end_it(models):
     assert write(lm, given, stop_token_ids=stop)["padding_mask"][1].sum() > len(given[1])
 
 
-@pytest.mark.parametrize("body", ["recurrent", "gemma", "plain"])
+@pytest.mark.parametrize("body", [slow("recurrent"), "gemma", slow("plain")])
 def test_longer_than_the_context_goes_on_in_a_new_one(models, body):
     """The windows are those of `score`; a prompt may be longer than a window, or just fill it."""
     lm = models(body)
@@ -213,7 +218,7 @@ def test_without_fast_weights():
         np.testing.assert_array_equal(logits[row, n - 1 : -1].argmax(-1), ids[row, n:])
 
 
-@pytest.mark.parametrize("body", ["recurrent", "plain"])
+@pytest.mark.parametrize("body", ["recurrent", slow("plain")])
 @pytest.mark.parametrize("adapt", [True, False])
 def test_beam_search_with_all_beams_finds_the_best_text(body, adapt):
     """Against brute force over every continuation, each scored with fast weights of its own."""
@@ -261,6 +266,7 @@ def _frozen_scores(lm, prompt, rows):
     return scores
 
 
+@pytest.mark.slow
 def test_beams_of_a_batch_and_of_carried_contexts(models):
     lm = models("gemma", keras_hub.samplers.BeamSampler(num_beams=3))
     given = random_ids(2, 5)
@@ -380,6 +386,7 @@ def test_beam_search_says_what_it_cannot_do(models):
         write(every)
 
 
+@pytest.mark.slow
 def test_the_same_on_jax(models, tmp_path):
     """Scores, states and texts from the same weights, in a process with the other backend."""
     lm = models("gemma", keras_hub.samplers.TopKSampler(k=5, temperature=2.0))

@@ -109,7 +109,7 @@ def test_50_ragged_streams_on_a_body_with_a_state_per_row(models):
         assert_same_state(carried, whole.state)
 
 
-@pytest.mark.parametrize("body", ["gemma", "gpt2"])
+@pytest.mark.parametrize("body", ["gemma", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_streams_on_a_key_value_cache(models, body):
     """Rows advance together, as the cache needs it."""
     lm, rng = models(body), np.random.default_rng(0)
@@ -128,7 +128,7 @@ def _cuts(total, rng):
     return counts
 
 
-@pytest.mark.parametrize("body", ["recurrent", "gemma"])
+@pytest.mark.parametrize("body", [pytest.param("recurrent", marks=pytest.mark.slow), "gemma"])
 def test_half_precision(body):
     lm = language_model(body, dtype="mixed_bfloat16", initial_step_size=0.03)
     ids = random_ids(10, 30)
