@@ -26,6 +26,7 @@ def test_every_signature_answers_its_warm_up_request(version, served):
 def test_requests_name_model_and_signature(version):
     from tensorflow_serving.apis import prediction_log_pb2
 
+    assert (version / warmup.FILE).stat().st_size < 20_000
     records = tf.data.TFRecordDataset(str(version / warmup.FILE)).as_numpy_iterator()
     for record in records:
         log = prediction_log_pb2.PredictionLog.FromString(record)
