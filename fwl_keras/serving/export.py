@@ -132,6 +132,9 @@ def _progress(shown) -> Progress:
 
 
 def _write_saved_model(lm, signatures, options, path, bar) -> dict:
+    if lm.body.keeps_context:
+        # What a body makes on its first use, variables too, must not be made inside a graph.
+        lm.body.initial_context(1, 1)
     archive = keras.export.ExportArchive()
     archive.track(lm)
     # Its model file would otherwise be left out.

@@ -78,11 +78,18 @@ def write_requests(
             request.model_spec.name = model_name
             request.model_spec.signature_name = name
             for key, value in inputs.items():
-                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+                request.inputs[key].CopyFrom(_to_proto(value))
             log = prediction_log_pb2.PredictLog(request=request)
             record = prediction_log_pb2.PredictionLog(predict_log=log)
             writer.write(record.SerializeToString())
     return True
+
+
+def _to_proto(value):
+    if value.size > 1 and (value == value.flat[0]).all():
+        # One number stands for all: a fresh state would be as large as the model.
+        return tf.make_tensor_proto(value.flat[0], value.dtype, value.shape)
+    return tf.make_tensor_proto(value)
 
 
 def read_requests(directory: str | Path) -> list[tuple[str, dict[str, np.ndarray]]]:
