@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 import yaml
 from google.protobuf import text_format
 from stub_servers import Servable, grpc_stub, rest_stub
@@ -91,19 +92,19 @@ def test_the_grpc_client_goes_on(script, servable, tmp_path, capsys):
         main(words)
 
 
-def test_load_reports_all_kinds(script, servable, monkeypatch, capsys):
+def test_load_reports_all_kinds(script, servable, monkeypatch, tmp_path, capsys):
     load = script("load")
     monkeypatch.setattr(load.InProcess, "__init__", lambda self, directory: None)
     monkeypatch.setattr(load.InProcess, "call", lambda self, name, inputs: ask(name, inputs))
 
     def ask(name, inputs):
         specs = servable.specs(name)
-        import tensorflow as tf
+        return servable.run(name, {k: tf.constant(v, specs[k].dtype) for k, v in inputs.items()})
 
-        inputs = {k: tf.constant(v, specs[k].dtype) for k, v in inputs.items()}
-        return servable.run(name, inputs)
-
+    texts = tmp_path / "texts.txt"
+    texts.write_text("def first(x):\n\nthe quick brown fox\n")
     words = ["--in-process", "1", "--requests", "12", "--concurrency", "3", "--tokens", "2"]
+    words += ["--texts", str(texts)]
     assert load.main([*words, "--mix", "score=1,generate=1,session=1"]) == 0
     out = capsys.readouterr().out
     for word in ("p50", "p90", "p99", "score", "generate", "session", "gave 12 answers"):
