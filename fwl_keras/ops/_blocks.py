@@ -25,7 +25,10 @@ def map_blocks(function, arrays, kernel, block_length=None):
     """
     n = ops.shape(arrays[0])[0]
     length = block_length or max(1, LOGITS_AT_ONCE // kernel.shape[1])
-    if isinstance(n, int) and n <= length:
+    if not isinstance(n, int):
+        # Where shapes are unknown, as in a served model, few tokens do not cost a whole block.
+        length = ops.clip(n, 1, length)
+    elif n <= length:
         return function(*arrays)
 
     count = ceil_div(n, length)

@@ -7,6 +7,7 @@ from gradients import value_and_gradients
 from keras import ops
 
 from fwl_keras.ops import cross_entropy, cross_entropy_gradient
+from fwl_keras.ops._blocks import map_blocks
 
 N, S, V = 11, 4, 9
 
@@ -170,3 +171,21 @@ def test_no_tensor_of_all_logits_exists():
     largest = max(np.prod([int(d) for d in shape.split(",")]) for shape in shapes)
     assert largest < n * vocab, largest
     assert largest >= block * vocab
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="needs unknown shapes")
+@pytest.mark.parametrize(("tokens", "rows"), [(1, 1), (3, 3), (4, 4), (7, 8)])
+def test_where_shapes_are_unknown_few_tokens_do_not_cost_a_whole_block(tokens, rows):
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.float32)])
+    def doubled(x):
+        def double(x):
+            return (2 * x,), (tf.cast(tf.shape(x)[0], tf.float32),)
+
+        return map_blocks(double, (x,), None, block_length=4)
+
+    x = np.arange(2 * tokens, dtype="float32").reshape(tokens, 2)
+    (found,), (computed,) = doubled(x)
+    np.testing.assert_array_equal(found, 2 * x)
+    assert computed == rows
