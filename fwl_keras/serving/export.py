@@ -136,13 +136,12 @@ def _write_saved_model(lm, signatures, options, path, bar) -> dict:
         # What a body makes on its first use, variables too, must not be made inside a graph.
         lm.body.initial_context(1, 1)
     archive = keras.export.ExportArchive()
-    archive.track(lm)
-    # Its model file would otherwise be left out.
+    # Its model file would otherwise be left out. Variables that the graphs use are found by
+    # themselves; tracking the model would write every weight a second time.
     archive.track(signatures.tokenizer)
     wrap = {}
     if options.dtype == "bfloat16":
         stored = _StoredWeights(lm)
-        archive.track(stored)
         wrap = {"wrap": stored.using}
     graphs = {}
     # Tracing is what takes time here.
