@@ -1,10 +1,12 @@
 """Settings shared by all tests; plain helpers live in modules beside the tests that use them."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the oracle's; keeps it off a device TensorFlow uses
 
+import jax
 import keras
 import pytest
 from hypothesis import HealthCheck, settings
@@ -37,3 +39,12 @@ if keras.backend.backend() == "tensorflow":
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget():
+    """Graphs that a module's tests have compiled are not needed by the next one's."""
+    yield
+    keras.utils.clear_session()
+    jax.clear_caches()
+    gc.collect()
