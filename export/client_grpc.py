@@ -7,8 +7,11 @@ With --keep the session goes on where it ended the last time.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,7 +5,10 @@ python export.py my_lm.keras models/my_lm/1       # any saved FWLCausalLM with a
 """
 
 import argparse
+import os
 from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def main(arguments: list[str] | None = None) -> None:

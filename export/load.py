@@ -9,12 +9,15 @@ it (three requests). Exit status 1 if any request failed.
 """
 
 import argparse
+import os
 import random
 import sys
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from rich.console import Console
