@@ -36,6 +36,11 @@ N = 16
 LENGTHS = (3, 7, 5)
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    """None for single tests: one makes TensorFlow prepare every graph again."""
+
+
 @pytest.fixture(scope="module")
 def models():
     """Models by body, made once: compiling is what takes time here."""

@@ -21,6 +21,11 @@ from fwl_keras.models import RecurrentBackbone, TextPreprocessor
 T = 40
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    """None for single tests: one makes TensorFlow prepare every graph again."""
+
+
 @pytest.fixture(scope="module")
 def models():
     """Models by body, made once: compiling is what takes time here."""
