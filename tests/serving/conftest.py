@@ -7,17 +7,14 @@ from served_models import OPTIONS, Served, served_model
 from fwl_keras.serving.export import export_model
 
 
-def pytest_collection_modifyitems(items):
-    # An export takes seconds: all tests of one go to one process.
-    for item in items:
-        kind = getattr(item, "callspec", None) and item.callspec.params.get("kind")
-        if "served" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(f"served_{kind or 'recurrent'}"))
-
-
 @pytest.fixture(autouse=True)
 def _seed():
     """None: setting one makes TensorFlow prepare every graph again, seconds each."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget():
+    """Nothing, for the same reason: these modules share one loaded model."""
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import keras
 import keras_hub
 import numpy as np
+import pytest
 
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.data import SentencePieceTokenizer
@@ -13,7 +14,9 @@ WIDTH = 8
 CONTEXT = 16
 SEGMENT = 6
 OPTIONS = ServingOptions(max_tokens=96, max_new_tokens=40)
-BODIES = ("recurrent", "gemma")
+# The second takes as long as the first again.
+BODIES = ("recurrent", pytest.param("gemma", marks=pytest.mark.slow))
+each_body = pytest.mark.parametrize("kind", BODIES)
 SIGNATURES = (
     "score",
     "score_tokens",

@@ -20,7 +20,6 @@ SERVER = pytest.mark.skipif(BINARY is None, reason="no tensorflow_model_server o
 KINDS = ("rest", "grpc")
 
 # The export is made in the process that has it already.
-pytestmark = pytest.mark.xdist_group("served_recurrent")
 
 
 @pytest.fixture(scope="module")

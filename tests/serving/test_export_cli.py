@@ -11,8 +11,6 @@ from fwl_keras.runs import RunConfig, RunDirectory
 from fwl_keras.serving.export import ABOUT, SERVER_IMAGE, serve_command
 from fwl_keras.serving.options import ServingOptions
 
-pytestmark = pytest.mark.xdist_group("served_recurrent")
-
 
 @pytest.fixture
 def calls(exported, monkeypatch):

@@ -15,8 +15,6 @@ from fwl_keras.serving.export import SERVER_IMAGE
 
 DIRECTORY = Path(__file__).parents[2] / "export"
 
-pytestmark = pytest.mark.xdist_group("served_recurrent")
-
 
 @pytest.fixture
 def script(monkeypatch):

@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from served_models import BODIES, OPTIONS, TEXTS, rows_of
-
-each_body = pytest.mark.parametrize("kind", BODIES)
+from served_models import OPTIONS, TEXTS, each_body, rows_of
 
 # What clients rely on.
 STATUS = {
@@ -102,17 +100,17 @@ def test_hostile_texts_among_good_ones(served, kind, name):
     assert (expected["status"] == 0).all()
     pairs = hostile_texts(500)
     refusals = 0
-    for start in range(0, 500, 50):
-        some = pairs[start : start + 50]
+    for start in range(0, 500, 125):
+        some = pairs[start : start + 125]
         texts, statuses = zip(*some, strict=True)
         inputs = {
             key: np.concatenate(
-                [value[:2], np.resize(value, [50, *np.shape(value)[1:]]), value[2:]]
+                [value[:2], np.resize(value, [125, *np.shape(value)[1:]]), value[2:]]
             )
             for key, value in {**writing, **state}.items()
         }
         outputs = served(name, text=[*GOOD[:2], *texts, *GOOD[2:]], **inputs)
-        assert_sane(outputs, 54)
+        assert_sane(outputs, 129)
         assert_close(expected, rows_of(outputs, [0, 1, -2, -1]))
         for text, status, found in zip(texts, statuses, outputs["status"][2:-2], strict=True):
             if status == 1 and name == "generate_from":
@@ -123,11 +121,10 @@ def test_hostile_texts_among_good_ones(served, kind, name):
     assert 200 < refusals < 450
 
 
-@pytest.mark.parametrize("kind", ["recurrent"])
-def test_hostile_texts_by_themselves(served, kind):
+def test_hostile_texts_by_themselves(served):
     for text, status in hostile_texts(40, seed=1):
         for name, more in (("score", {}), ("generate", {"max_new_tokens": [2]})):
-            outputs = served(kind)(name, text=[text], **more)
+            outputs = served()(name, text=[text], **more)
             assert_sane(outputs, 1)
             assert status is None or outputs["status"][0] == status, text[:50]
 

@@ -2,10 +2,7 @@
 
 import keras_hub
 import numpy as np
-import pytest
-from served_models import BODIES, TEXTS, assert_same_state, token_inputs
-
-each_body = pytest.mark.parametrize("kind", BODIES)
+from served_models import TEXTS, assert_same_state, each_body, token_inputs
 
 
 def assert_same_scores(outputs, expected, first):
@@ -67,12 +64,12 @@ def test_a_text_is_read_and_another_scored_as_by_the_model(served, models, kind)
 # Of each row: text, temperature, top_k, top_p, seed, max_new_tokens, and the sampler.
 _samplers = keras_hub.samplers
 WRITING = [
-    (TEXTS[0], 0.0, 0, 1.0, 3, 6, _samplers.GreedySampler()),
-    (TEXTS[1], 1.0, 0, 1.0, 4, 10, _samplers.RandomSampler()),
+    (TEXTS[0], 0.0, 0, 1.0, 3, 4, _samplers.GreedySampler()),
+    (TEXTS[1], 1.0, 0, 1.0, 4, 6, _samplers.RandomSampler()),
     (TEXTS[2], 0.7, 5, 1.0, 5, 1, _samplers.TopKSampler(k=5, temperature=0.7)),
-    (TEXTS[3], 1.3, 0, 0.6, 2**32 - 1, 6, _samplers.TopPSampler(p=0.6, temperature=1.3)),
-    (TEXTS[4], 0.5, 40, 0.9, 0, 25, _samplers.TopPSampler(p=0.9, k=40, temperature=0.5)),
-    (TEXTS[5], 1.0, 1000, 1.0, 7, 9, _samplers.RandomSampler()),
+    (TEXTS[3], 1.3, 0, 0.6, 2**32 - 1, 3, _samplers.TopPSampler(p=0.6, temperature=1.3)),
+    (TEXTS[4], 0.5, 40, 0.9, 0, 18, _samplers.TopPSampler(p=0.9, k=40, temperature=0.5)),
+    (TEXTS[5], 1.0, 1000, 1.0, 7, 5, _samplers.RandomSampler()),
 ]
 
 

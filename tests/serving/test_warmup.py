@@ -6,7 +6,6 @@ from fwl_keras.serving import warmup
 pytest.importorskip("tensorflow_serving")
 
 # The export is made in the process that has it already.
-pytestmark = pytest.mark.xdist_group("served_recurrent")
 
 
 @pytest.fixture(scope="module")
