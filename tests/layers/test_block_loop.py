@@ -45,8 +45,8 @@ def all_pieces(body, carry, count, needed):
         ("eager", (0, 0), True),
         ("eager", (0, 1), True),
         ("graph", (0, 0), True),
-        ("xla", (0, 0), True),
-        ("xla", (0, 0), False),
+        pytest.param("xla", (0, 0), True, marks=pytest.mark.slow),
+        pytest.param("xla", (0, 0), False, marks=pytest.mark.slow),
     ],
 )
 def test_a_piece_that_no_row_comes_to_is_left_out(mode, positions, unrolled, monkeypatch):

@@ -181,7 +181,7 @@ def test_parity_mode_divides_by_the_weights_of_the_batch(chunks):
     )
 
 
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("residual", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_capped_logits(residual):
     rng = np.random.default_rng(3)
     embedding = keras.layers.ReversibleEmbedding(7, 5, tie_weights=False, logit_soft_cap=1.2)

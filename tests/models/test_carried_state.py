@@ -77,7 +77,7 @@ def fit(lm, batches):
 @pytest.mark.parametrize(
     ("segment_length", "mode"),
     [
-        (6, {"jit_compile": True}),
+        pytest.param(6, {"jit_compile": True}, marks=pytest.mark.slow),
         (5, {"jit_compile": False}),
         (5, {"run_eagerly": True}),
         (None, {"run_eagerly": True}),

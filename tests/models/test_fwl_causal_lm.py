@@ -134,7 +134,7 @@ def test_padding_mask_of_an_embedding_is_used():
     assert (np.asarray(lm(ids))[0, 7:] == 0).all()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tied", [False, True])
 def test_fit_lowers_the_loss_and_changes_every_variable(jit_compile, tied):
     lm = model(tied=tied)
@@ -165,7 +165,11 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+COMMON = ("SGD", "Adam", "AdamW", "Muon")
+OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in OPTIMIZERS if n not in COMMON]
+
+
+@pytest.mark.parametrize("name", [*COMMON, *OTHERS])
 def test_every_optimizer(name):
     lm = model()
     settings = {} if name == "Ftrl" else {"weight_decay": 1e-3}
@@ -198,7 +202,9 @@ def test_gradient_accumulation_steps_per_execution_and_callbacks(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "dtype", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_mixed_precision(dtype):
     keras.config.set_dtype_policy(dtype)
     try:
@@ -224,7 +230,7 @@ def test_regularisation_losses_are_added_to_the_loss_not_to_perplexity():
     np.testing.assert_allclose(results["loss"] - np.log(results["perplexity"]), penalty, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_save_load_continue(tmp_path, tied):
     lm, ids = model(tied=tied), tokens()
     lm.compile(keras.optimizers.AdamW(1e-2), sampler="greedy")

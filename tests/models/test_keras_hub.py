@@ -114,6 +114,7 @@ def test_everything(causal_lm, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_lora():
     lm = from_causal_lm(gemma(), segment_length=5)
     lm.backbone.enable_lora(2)

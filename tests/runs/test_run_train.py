@@ -172,12 +172,14 @@ def kill_after_metrics(directory, config):
     return run
 
 
+@pytest.mark.slow
 def test_resuming_between_metrics_and_checkpoint(finished, book, tmp_path):
     run = kill_after_metrics(tmp_path / "run", tiny_config(book))
     resume_run(run.path)
     same_result(run, finished)
 
 
+@pytest.mark.slow
 def test_a_run_that_carries_its_state(book, tmp_path):
     config = tiny_config(book, carry_state=True, segment_length=32, validation_windows=0)
     whole = start_run(tmp_path / "whole", config)
