@@ -1,20 +1,15 @@
 """A deterministic schedule of training batches whose rows walk through whole documents."""
 
-import copy
 import itertools
-import operator
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fwl_keras.data.batches import Batches
 from fwl_keras.data.lanes import DocumentBatch, MarkedDocuments, assign_lanes
 
-if TYPE_CHECKING:
-    import tensorflow as tf
 
-
-class DocumentBatches:
+class DocumentBatches(Batches):
     """Batches in which every row reads documents from beginning to end, window after window.
 
     A row's windows are consecutive: each begins with the last label of the one before. When its
@@ -28,6 +23,10 @@ class DocumentBatches:
     the second its last label. The rest of its last window is padding. With fewer documents than
     rows, several rows have to read the same one: in the first batch they begin at places spread
     over it, so that they do not read the same windows at the same time.
+
+    A batch is a dict of `token_ids` int32 [batch_size, length], `padding_mask` bool of the same
+    shape, True exactly where there is a label, and `starts` bool [batch_size]; and the labels,
+    int32 [batch_size, length].
 
     Args:
         documents_ids: Token ids of each document; empty ones are left out.
@@ -61,26 +60,11 @@ class DocumentBatches:
         pad_id: int,
         start: int = 0,
     ) -> None:
-        for name, value, minimum in (
-            ("batch_size", batch_size, 1),
-            ("steps", steps, 1),
-            ("seed", seed, 0),
-        ):
-            if value < minimum:
-                raise ValueError(f"{name} must be at least {minimum}; received {name}={value}")
+        super().__init__(length, batch_size, steps, seed, start)
         self._source = MarkedDocuments(
             documents_ids, length, eos_id=eos_id, pad_id=pad_id, ends=True
         )
-        self.length = length
-        self.batch_size = batch_size
-        self.steps = steps
-        self.seed = seed
         self._documents, self._windows = assign_lanes(self._queue(), batch_size, steps)
-        self.start = self._check_start(start)
-
-    def __len__(self) -> int:
-        """Returns the number of batches that are left from `start` on."""
-        return self.steps - self.start
 
     @property
     def tokens_per_step(self) -> float:
@@ -88,73 +72,10 @@ class DocumentBatches:
         predictions = self._source.predictions(self._documents, self._windows)
         return float(predictions.sum() / self.steps)
 
-    def __getitem__(self, index: int) -> DocumentBatch:
-        """Returns batch `start + index`.
-
-        Args:
-            index: int from 0.
-
-        Returns:
-            A dict of `token_ids` int32 [batch_size, length], `padding_mask` bool of the same
-            shape, True exactly where there is a label, and `starts` bool [batch_size]; and the
-            labels, int32 [batch_size, length].
-        """
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"batch {index} of {len(self)}")
-        step = self.start + index
+    def _batch(self, step: int) -> DocumentBatch:
         inputs, labels = self._source.cut(self._documents[step], self._windows[step])
         # In the first batch a row may begin in the middle of a document.
         return {**inputs, "starts": (self._windows[step] == 0) | (step == 0)}, labels
-
-    def __iter__(self) -> Iterator[DocumentBatch]:
-        """Yields the batches in order."""
-        return (self[index] for index in range(len(self)))
-
-    def from_step(self, start: int) -> "DocumentBatches":
-        """Returns the rest of the schedule: what is left after `start` of its `steps` batches.
-
-        Args:
-            start: Batches of the whole schedule that are done, 0 to `steps`.
-
-        Returns:
-            The same schedule, given out from batch `start` on.
-        """
-        rest = copy.copy(self)
-        rest.start = self._check_start(start)
-        return rest
-
-    def to_tf_dataset(self, start: int | None = None) -> "tf.data.Dataset":
-        """Returns the batches as a `tf.data.Dataset` of known size, for `fit`.
-
-        Args:
-            start: Batches of the whole schedule that are done; by default this object's own start.
-
-        Returns:
-            A dataset of pairs of a dict and labels, see `__getitem__`.
-        """
-        # Here and not above: packing works without TensorFlow.
-        import tensorflow as tf
-
-        rest = self if start is None else self.from_step(start)
-        shape = [self.batch_size, self.length]
-        spec = (
-            {
-                "token_ids": tf.TensorSpec(shape, tf.int32),
-                "padding_mask": tf.TensorSpec(shape, tf.bool),
-                "starts": tf.TensorSpec(shape[:1], tf.bool),
-            },
-            tf.TensorSpec(shape, tf.int32),
-        )
-        dataset = tf.data.Dataset.from_generator(lambda: iter(rest), output_signature=spec)
-        return dataset.apply(tf.data.experimental.assert_cardinality(len(rest))).prefetch(2)
-
-    def _check_start(self, start: int) -> int:
-        if not 0 <= start <= self.steps:
-            raise ValueError(
-                f"start must be between 0 and steps={self.steps}; received start={start}"
-            )
-        return start
 
     def _queue(self) -> Iterator[tuple[int, int, int]]:
         """Yields documents for ever, epoch by epoch; see `assign_lanes`."""

@@ -1,18 +1,12 @@
 """A deterministic schedule of training batches."""
 
-import operator
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from fwl_keras.data.packing import check_length, check_stream
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from fwl_keras.data.batches import Batches
+from fwl_keras.data.packing import check_stream
 
 
-class TrainingBatches:
+class TrainingBatches(Batches):
     """Batches of windows from one stream, in an order that follows from the seed alone.
 
     An epoch cuts the stream into windows at an offset of its own and shuffles them, so no two
@@ -49,48 +43,26 @@ class TrainingBatches:
         *,
         start: int = 0,
     ) -> None:
-        check_length(length, minimum=1)
-        for name, value, minimum in (
-            ("batch_size", batch_size, 1),
-            ("steps", steps, 1),
-            ("seed", seed, 0),
-        ):
-            if value < minimum:
-                raise ValueError(f"{name} must be at least {minimum}; received {name}={value}")
-        if not 0 <= start <= steps:
-            raise ValueError(f"start must be between 0 and steps={steps}; received start={start}")
+        super().__init__(length, batch_size, steps, seed, start)
         self._stream = check_stream(stream)
         if self._stream.size < length:
             raise ValueError(
                 f"stream has {self._stream.size} tokens, too few for one window of "
                 f"length={length}; give more text or a smaller length"
             )
-        self.length = length
-        self.batch_size = batch_size
-        self.steps = steps
-        self.seed = seed
-        self.start = start
         # The same number of windows whatever the offset, so that a step tells its epoch.
         self.windows_per_epoch = max(1, (self._stream.size - length + 1) // length)
         spare = self._stream.size - self.windows_per_epoch * length
         self._offsets = min(length, spare + 1)
         self._epoch_starts: tuple[int, np.ndarray] | None = None
 
-    def __len__(self) -> int:
-        """Returns the number of batches that are left from `start` on."""
-        return self.steps - self.start
-
     @property
     def tokens_per_step(self) -> int:
         """Tokens of a batch."""
         return self.batch_size * self.length
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Returns batch `start + index`, int32, shape [batch_size, length]."""
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"batch {index} of {len(self)}")
-        first = (self.start + index) * self.batch_size
+    def _batch(self, step: int) -> np.ndarray:
+        first = step * self.batch_size
         starts = [
             self._starts(epoch)[place]
             for epoch, place in (
@@ -99,40 +71,6 @@ class TrainingBatches:
             )
         ]
         return self._stream[np.asarray(starts)[:, np.newaxis] + np.arange(self.length)]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields the batches in order."""
-        return (self[index] for index in range(len(self)))
-
-    def from_step(self, start: int) -> "TrainingBatches":
-        """Returns the rest of the schedule: what is left after `start` of its `steps` batches.
-
-        Args:
-            start: Batches of the whole schedule that are done, 0 to `steps`.
-
-        Returns:
-            The same schedule, given out from batch `start` on.
-        """
-        return TrainingBatches(
-            self._stream, self.length, self.batch_size, self.steps, self.seed, start=start
-        )
-
-    def to_tf_dataset(self, start: int | None = None) -> "tf.data.Dataset":
-        """Returns the batches as a `tf.data.Dataset` of known size, for `fit`.
-
-        Args:
-            start: Batches of the whole schedule that are done; by default this object's own start.
-
-        Returns:
-            A dataset of int32 tensors, shape [batch_size, length].
-        """
-        # Here and not above: packing works without TensorFlow.
-        import tensorflow as tf
-
-        rest = self if start is None else self.from_step(start)
-        spec = tf.TensorSpec([self.batch_size, self.length], tf.int32)
-        dataset = tf.data.Dataset.from_generator(lambda: iter(rest), output_signature=spec)
-        return dataset.apply(tf.data.experimental.assert_cardinality(len(rest))).prefetch(2)
 
     def _starts(self, epoch: int) -> np.ndarray:
         """Returns where the epoch's windows start, shuffled; shape [windows_per_epoch]."""

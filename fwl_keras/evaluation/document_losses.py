@@ -7,7 +7,7 @@ import numpy as np
 from rich.progress import track
 
 from fwl_keras.data import DocumentPass
-from fwl_keras.evaluation.token_losses import compiled
+from fwl_keras.models.compiled import Compiled
 from fwl_keras.ops.reset_rows import reset_rows
 
 
@@ -61,7 +61,7 @@ def document_losses(
         losses, state = lm(inputs, state=state, return_state=True, **arguments)
         return losses["loss"], state
 
-    read = compiled(read)
+    read = Compiled(lm, read)
     result = [np.zeros(len(ids), np.float32) for ids in documents_ids]
     state = lm.block.initial_state(batch_size) if carry else {}
     steps = track(range(len(batches)), "reading documents", disable=not progress)

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from rich.progress import track
 
+from fwl_keras.models.compiled import Compiled
+
 
 def token_losses(
     lm,
@@ -37,7 +39,7 @@ def token_losses(
             weights = keras.ops.cast(labels != pad_token_id, "float32")
         return lm(inputs, labels=labels, weights=weights, output="loss", training=False)["loss"]
 
-    read = compiled(read)
+    read = Compiled(lm, read)
     losses = []
     for start in track(range(0, len(windows), batch_size), "evaluating", disable=not progress):
         batch = windows[start : start + batch_size]
@@ -78,7 +80,6 @@ def stream_losses(
     if reset:
         return token_losses(lm, windows, progress=progress)
 
-    @compiled
     def read(window, state):
         inputs, labels = window[:, :-1], window[:, 1:]
         losses, state = lm(
@@ -86,26 +87,13 @@ def stream_losses(
         )
         return losses["loss"], state
 
+    read = Compiled(lm, read)
     state = lm.block.initial_state(1)
     losses = []
     for window in track(windows, "reading", disable=not progress):
         loss, state = read(keras.ops.convert_to_tensor(window[None]), state)
         losses.append(keras.ops.convert_to_numpy(loss))
     return np.concatenate(losses)
-
-
-def compiled(function):
-    """`function` compiled by the backend; made anew per use, since it may hold weights fast."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function)
-    if backend == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function
 
 
 def _check(windows):

@@ -5,6 +5,20 @@ import numpy as np
 from keras import ops
 
 
+BACKENDS = ("tensorflow", "jax")
+
+
+def require_backend() -> None:
+    """Raise a ValueError on a backend that fast weights do not run on."""
+    backend = keras.backend.backend()
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"fwl_keras runs on the backends {' and '.join(BACKENDS)}; Keras uses {backend!r}. Set "
+            'the environment variable KERAS_BACKEND, or "backend" in ~/.keras/keras.json, to one '
+            "of them before Keras is imported."
+        )
+
+
 def concrete(x):
     """`x` as a NumPy array where its values are known now, None inside a traced function."""
     if x is None or isinstance(x, keras.KerasTensor):

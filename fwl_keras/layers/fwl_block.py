@@ -13,6 +13,7 @@ from fwl_keras.layers._checks import (
     check_state,
     clean_targets,
     integer_labels,
+    require_backend,
 )
 from fwl_keras.layers.fast_dense import FastDense
 from fwl_keras.layers.fast_layer import require_count, require_fraction, require_positive
@@ -101,6 +102,7 @@ class FWLBlock(keras.layers.Layer):
     Raises:
         ValueError: naming the argument, if one does not fit. Ids outside [0, V) and weights that
             are not finite are seen eagerly; in a graph such ids are clipped and take no step.
+            On a Keras backend other than TensorFlow and JAX.
 
     Example:
         >>> block = FWLBlock(size=64, vocab_size=1000)
@@ -135,6 +137,7 @@ class FWLBlock(keras.layers.Layer):
         kernel_initializer="glorot_uniform",
         **kwargs,
     ):
+        require_backend()
         super().__init__(autocast=False, **kwargs)
         lengths = {
             "attn_chunks": attn_chunks,

@@ -43,7 +43,8 @@ def _jax(lm, function):
 
     @jax.jit
     def with_values(values, *arguments):
-        # Weights are arguments: compiled in, they would stay what they were.
+        # Weights are arguments: compiled in, they would stay what they were. What the function
+        # assigns to them is dropped, as reading changes no model.
         with keras.StatelessScope(state_mapping=zip(lm.variables, values, strict=True)):
             return function(*arguments)
 

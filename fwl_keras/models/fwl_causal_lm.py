@@ -259,7 +259,7 @@ class FWLCausalLM(Generating, keras.Model):
         Example:
             >>> lm.carry_state(8)
             >>> batches = DocumentBatches(ids, 256, 8, steps=100, seed=0, eos_id=1, pad_id=0)
-            >>> lm.fit(batches.to_tf_dataset())
+            >>> lm.fit(batches.for_fit())
         """
         if batch_size is not None:
             require_count("batch_size", batch_size)
@@ -459,11 +459,8 @@ def _find_layer(backbone, name):
 
 def _steps():
     """The module with this backend's training and test step."""
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise ValueError(
-            f"FWLCausalLM trains on the TensorFlow backend; KERAS_BACKEND is {backend!r}."
-        )
-    from fwl_keras.models import tensorflow_steps
-
-    return tensorflow_steps
+    if keras.backend.backend() == "jax":
+        from fwl_keras.models import jax_steps as steps
+    else:
+        from fwl_keras.models import tensorflow_steps as steps
+    return steps

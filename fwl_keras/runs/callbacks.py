@@ -36,6 +36,9 @@ class FollowSchedule(keras.callbacks.Callback):
         self.step = int(self.model.optimizer.iterations)
 
     def on_train_batch_begin(self, batch, logs=None):
+        if hasattr(self.model, "jax_state_sync"):
+            # Within an epoch JAX's variables are elsewhere; this brings them back.
+            self.model.jax_state_sync()
         self.model.optimizer.learning_rate = float(self.schedule(self.step))
 
     def on_train_batch_end(self, batch, logs=None):

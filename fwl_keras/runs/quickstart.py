@@ -200,7 +200,7 @@ def _seconds_per_step(lm: FWLCausalLM, text: RunText, config: RunConfig) -> floa
     before = [keras.ops.convert_to_numpy(variable) for variable in variables]
     timer = _StepTimer()
     steps = 1 + _TIMED_STEPS
-    batches = text.batches(config.replace(steps=steps)).to_tf_dataset()
+    batches = text.batches(config.replace(steps=steps)).for_fit()
     lm.fit(batches, shuffle=False, verbose=0, callbacks=[timer])
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)

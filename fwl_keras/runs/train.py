@@ -141,7 +141,7 @@ def _fit(
     batches = text.batches(config)
     try:
         lm.fit(
-            batches.to_tf_dataset(start=done),
+            batches.for_fit(start=done),
             epochs=intervals,
             initial_epoch=done // config.interval,
             steps_per_epoch=config.interval,

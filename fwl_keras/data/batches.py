@@ -1,0 +1,138 @@
+"""What all schedules of training batches have in common."""
+
+import abc
+import copy
+import operator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from fwl_keras.data.packing import check_length
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+class Batches(abc.ABC):
+    """A schedule of batches: batch `step` follows from the text, the sizes, the seed and `step`.
+
+    Nothing depends on what was read before, so a run that was stopped goes on exactly.
+
+    Args:
+        length: Predictions in a window.
+        batch_size: Rows of a batch.
+        steps: Batches in the whole schedule.
+        seed: Seed of the order, at least 0.
+        start: First batch that is given out; see `from_step`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(self, length: int, batch_size: int, steps: int, seed: int, start: int = 0) -> None:
+        check_length(length, minimum=1)
+        for name, value, minimum in (
+            ("batch_size", batch_size, 1),
+            ("steps", steps, 1),
+            ("seed", seed, 0),
+        ):
+            if value < minimum:
+                raise ValueError(f"{name} must be at least {minimum}; received {name}={value}")
+        self.length = length
+        self.batch_size = batch_size
+        self.steps = steps
+        self.seed = seed
+        self.start = self._check_start(start)
+
+    @property
+    @abc.abstractmethod
+    def tokens_per_step(self) -> float:
+        """Labels of a batch, padding left out, on the average of the whole schedule."""
+
+    @abc.abstractmethod
+    def _batch(self, step: int) -> Any:
+        """Returns batch `step` of the whole schedule."""
+
+    def __len__(self) -> int:
+        """Returns the number of batches that are left from `start` on."""
+        return self.steps - self.start
+
+    def __getitem__(self, index: int) -> Any:
+        """Returns batch `start + index`, NumPy arrays."""
+        index = operator.index(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        return self._batch(self.start + index)
+
+    def __iter__(self) -> Iterator:
+        """Yields the batches in order."""
+        return (self[index] for index in range(len(self)))
+
+    def from_step(self, start: int) -> Self:
+        """Returns the rest of the schedule: what is left after `start` of its `steps` batches.
+
+        Args:
+            start: Batches of the whole schedule that are done, 0 to `steps`.
+
+        Returns:
+            The same schedule, given out from batch `start` on.
+        """
+        rest = copy.copy(self)
+        rest.start = self._check_start(start)
+        return rest
+
+    def for_fit(self, start: int | None = None) -> "tf.data.Dataset | Iterator[tuple]":
+        """Returns the batches in the form that is best for `fit` on the Keras backend in use.
+
+        Args:
+            start: Batches of the whole schedule that are done; by default this object's own start.
+
+        Returns:
+            On TensorFlow `to_tf_dataset(start)`. On other backends, which need no TensorFlow, a
+            generator of tuples of NumPy arrays: for one call of `fit`, which with several epochs
+            needs `steps_per_epoch`.
+
+        Example:
+            >>> lm.fit(batches.for_fit())
+        """
+        # Here and not above: packing works without any framework.
+        import keras
+
+        if keras.backend.backend() == "tensorflow":
+            return self.to_tf_dataset(start)
+        rest = self if start is None else self.from_step(start)
+        # Not a keras.utils.PyDataset: `fit` would shuffle its batches.
+        return (batch if isinstance(batch, tuple) else (batch,) for batch in rest)
+
+    def to_tf_dataset(self, start: int | None = None) -> "tf.data.Dataset":
+        """Returns the batches as a `tf.data.Dataset` of known size.
+
+        Args:
+            start: Batches of the whole schedule that are done; by default this object's own start.
+
+        Returns:
+            A dataset of what indexing gives, as tensors.
+        """
+        import tensorflow as tf
+
+        rest = self if start is None else self.from_step(start)
+        dataset = tf.data.Dataset.from_generator(
+            lambda: iter(rest),
+            # All batches are alike.
+            output_signature=tf.nest.map_structure(_tensor_spec, self._batch(0)),
+        )
+        return dataset.apply(tf.data.experimental.assert_cardinality(len(rest))).prefetch(2)
+
+    def _check_start(self, start: int) -> int:
+        if not 0 <= start <= self.steps:
+            raise ValueError(
+                f"start must be between 0 and steps={self.steps}; received start={start}"
+            )
+        return start
+
+
+def _tensor_spec(array: np.ndarray) -> "tf.TensorSpec":
+    import tensorflow as tf
+
+    return tf.TensorSpec(array.shape, array.dtype)
