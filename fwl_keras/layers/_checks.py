@@ -4,7 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-
 BACKENDS = ("tensorflow", "jax")
 
 

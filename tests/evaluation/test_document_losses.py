@@ -1,7 +1,5 @@
 """Losses of documents read side by side, against one document at a time."""
 
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -26,11 +24,9 @@ def lm():
 
 
 @pytest.fixture
-def eager(monkeypatch):
+def eager(lm, monkeypatch):
     """Compiling for every document takes its time."""
-    for name in ("document_losses", "token_losses"):
-        module = sys.modules[f"fwl_keras.evaluation.{name}"]
-        monkeypatch.setattr(module, "compiled", lambda function: function)
+    monkeypatch.setattr(lm, "run_eagerly", True)
 
 
 def losses_of(lm, documents=DOCUMENTS, **options):
@@ -70,16 +66,15 @@ def test_reset_losses_are_those_of_each_window(lm, batch_size):
 
 def test_compiled_losses_are_the_same(lm, monkeypatch):
     compiled = losses_of(lm)
-    module = sys.modules["fwl_keras.evaluation.document_losses"]
-    monkeypatch.setattr(module, "compiled", lambda function: function)
+    monkeypatch.setattr(lm, "run_eagerly", True)
     for ours, expected in zip(compiled, losses_of(lm), strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
-@pytest.mark.usefixtures("eager")
 def test_a_model_without_fast_weights_has_nothing_to_carry(lm):
     block = FWLBlock(8, V, use_fast_weights=False)
     base = FWLCausalLM(lm.backbone, block)
+    base.run_eagerly = True
     for carried, reset in zip(losses_of(base), losses_of(base, carry=False), strict=True):
         np.testing.assert_allclose(carried, reset, atol=1e-5)
 
