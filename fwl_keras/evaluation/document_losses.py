@@ -20,13 +20,14 @@ def document_losses(
     eos_id: int,
     pad_id: int,
     carry: bool = True,
+    carry_context: bool = False,
     progress: bool = False,
 ) -> list[np.ndarray]:
     """Negative log-likelihood of every token of every document.
 
     Documents are read in windows of `length` predictions, each window beginning with the last
-    token of the one before. The body starts a new context with every window; the fast weights'
-    state goes on to the document's end. Rows of a batch read documents of their own, beginning
+    token of the one before. The body starts a new context with every window, or goes on as the fast
+    weights' state does, to the document's end. Rows of a batch read documents of their own, beginning
     with the longest, and a row that is done takes the next with a fresh state.
 
     Args:
@@ -37,13 +38,16 @@ def document_losses(
         eos_id: id that stands before every document; its own place is not predicted.
         pad_id: id that fills up windows; it may occur in documents.
         carry: False begins every window with a fresh state instead, for comparison.
+        carry_context: whether the body goes on from window to window too (see
+            `FWLCausalLM.carry_state`).
         progress: whether to draw a progress bar.
 
     Returns:
         For each document a float32 array [tokens] in nats.
 
     Raises:
-        ValueError: if a size is below 1 or there is no token in the documents.
+        ValueError: if a size is below 1, there is no token in the documents, or the body cannot go
+            on.
 
     Example:
         >>> losses = document_losses(lm, ids, length=256, eos_id=1, pad_id=0)
@@ -63,7 +67,9 @@ def document_losses(
 
     read = Compiled(lm, read)
     result = [np.zeros(len(ids), np.float32) for ids in documents_ids]
-    state = lm.block.initial_state(batch_size) if carry else {}
+    if carry_context and not carry:
+        raise ValueError("`carry_context=True` needs `carry=True`: the two go on together.")
+    state = lm.document_state(batch_size, carry_context) if carry else {}
     steps = track(range(len(batches)), "reading documents", disable=not progress)
     for step in steps:
         inputs, labels = batches[step]

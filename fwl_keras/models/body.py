@@ -44,12 +44,13 @@ class Body:
             inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
         return self.backbone(inputs, training=training)
 
-    def initial_context(self, batch_size: int, length: int) -> dict:
+    def initial_context(self, batch_size: int, length: int | None) -> dict:
         """The context before the first token: a dict of tensors [B, ...].
 
         Args:
             batch_size: number of rows B.
-            length: tokens that the context must be able to hold.
+            length: tokens that the context must be able to hold; None: as many as the backbone's
+                own setting says, for those that have one.
 
         Raises:
             ValueError: if the backbone keeps none.
@@ -78,19 +79,22 @@ class ContextBody(Body):
     def initial_context(self, batch_size, length):
         return self.backbone.initial_context(batch_size, length)
 
-    def advance(self, token_ids: Tensor, padding_mask: Tensor, context: dict) -> tuple:
+    def advance(
+        self, token_ids: Tensor, padding_mask: Tensor, context: dict, training=False
+    ) -> tuple:
         """Features of a text that follows on a context.
 
         Args:
             token_ids: int tensor [B, T].
             padding_mask: bool tensor [B, T], True up to a row's length, False behind it.
             context: dict from `initial_context` or an earlier call.
+            training: as for Keras layers.
 
         Returns:
             Features [B, T, D], and the context after each row's last token.
         """
         inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-        return self.backbone(inputs, context=context, training=False)
+        return self.backbone(inputs, context=context, training=training)
 
     def restart(self, context: dict, rows: Tensor) -> dict:
         """The context with a new one in the rows where `rows` (bool tensor [B]) is true."""

@@ -36,7 +36,8 @@ class CarriedState(keras.layers.Layer):
         self.values = {}
         for name, value in state.items():
             # "int" is the integer that the backend can keep on an accelerator.
-            dtype = "int" if name == "position" else "float32"
+            kind = keras.backend.standardize_dtype(value.dtype)
+            dtype = "int" if keras.backend.is_int_dtype(kind) else "float32"
             self.values[name] = self.add_weight(
                 name=name,
                 shape=tuple(value.shape),
@@ -56,7 +57,10 @@ class CarriedState(keras.layers.Layer):
                 "`carry_state(batch_size)` with the batches' size; the last batch must be full too."
             )
         state = {name: ops.copy(variable) for name, variable in self.values.items()}
-        state["position"] = ops.cast(state["position"], "int32")
+        state = {
+            name: value if keras.backend.is_float_dtype(value.dtype) else ops.cast(value, "int32")
+            for name, value in state.items()
+        }
         return reset_rows(state, starts)
 
     def assign(self, state: dict) -> None:

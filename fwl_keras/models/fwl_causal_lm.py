@@ -1,5 +1,7 @@
 """A causal language model that adapts to the text it is reading."""
 
+import importlib
+
 import keras
 from keras import ops
 
@@ -8,6 +10,7 @@ from fwl_keras.layers.fwl_block import FWLBlock
 from fwl_keras.models.carried_state import CarriedState
 from fwl_keras.models.generating import Generating
 from fwl_keras.models.perplexity import Perplexity
+from fwl_keras.models.stepping import join_context, split_context
 from fwl_keras.ops import cross_entropy, next_token_targets
 
 
@@ -43,9 +46,10 @@ class FWLCausalLM(Generating, keras.Model):
         inputs: int tensor [B, T], or dict of `token_ids` [B, T] and `padding_mask` [B, T].
         labels: int tensor [B, T]; None: the ids shifted by one.
         weights: float tensor [B, T] of the block's losses; None: from the padding mask.
-        state: state of the block, or None. With a state the labels must be given: the last
-            token's is not among the ids.
-        return_state: whether to return the block's state too.
+        state: state of the block, or None; with entries `context_...` (see `initial_context` of
+            the body, and `carry_state`) the backbone goes on, too. With a state the labels must be
+            given: the last token's is not among the ids.
+        return_state: whether to return the state too.
         output: `"logits"`, `"features"`, `"loss"` (see FWLBlock, with `weights` added), or
             `"evaluation"` (with `trained_loss` added, that of the trained weights).
 
@@ -125,7 +129,13 @@ class FWLCausalLM(Generating, keras.Model):
         training=None,
     ):
         token_ids, padding_mask = self._split_inputs(inputs)
-        x = self.body.features(token_ids, padding_mask, training)
+        state, context = split_context(state)
+        if context:
+            if padding_mask is None:
+                padding_mask = ops.ones_like(token_ids, "bool")
+            x, context = self.body.advance(token_ids, padding_mask, context, training)
+        else:
+            x = self.body.features(token_ids, padding_mask, training)
         if padding_mask is None:
             padding_mask = getattr(x, "_keras_mask", None)
         if labels is None:
@@ -149,13 +159,12 @@ class FWLCausalLM(Generating, keras.Model):
             return_state=return_state,
             output="loss" if evaluation else output,
         )
-        if output not in ("loss", "evaluation"):
-            return result
-        losses, state = result if return_state else (result, None)
-        losses = {**losses, "weights": weights}
+        result, state = result if return_state else (result, None)
+        if output in ("loss", "evaluation"):
+            result = {**result, "weights": weights}
         if evaluation:
-            losses["trained_loss"] = self.trained_loss(x, labels, padding_mask)
-        return (losses, state) if return_state else losses
+            result["trained_loss"] = self.trained_loss(x, labels, padding_mask)
+        return (result, join_context(state, context)) if return_state else result
 
     def trained_loss(self, x, labels, padding_mask):
         """Losses with the trained weights: one more, read-only pass of the block.
@@ -237,7 +246,7 @@ class FWLCausalLM(Generating, keras.Model):
             counts["total_gain"] = mean(losses["trained_loss"]) - nll
         return nll + sum(ops.cast(loss, "float32") for loss in self.losses), counts
 
-    def carry_state(self, batch_size: int | None) -> None:
+    def carry_state(self, batch_size: int | None, *, carry_context: bool = False) -> None:
         """Let `fit` read texts longer than a batch is wide: truncated backpropagation through time.
 
         From then on batches may hold `starts` beside `token_ids` and `padding_mask`, a bool tensor
@@ -252,9 +261,12 @@ class FWLCausalLM(Generating, keras.Model):
 
         Args:
             batch_size: rows of every batch (of a replica); None to carry no longer.
+            carry_context: whether the backbone goes on from batch to batch too, with its memory or
+                recurrent state, for backbones whose rows do so one by one (`RecurrentBackbone`,
+                `TransformerXLBackbone`).
 
         Raises:
-            ValueError: if it is not a positive int.
+            ValueError: if it is not a positive int, or the backbone keeps no such context.
 
         Example:
             >>> lm.carry_state(8)
@@ -263,10 +275,35 @@ class FWLCausalLM(Generating, keras.Model):
         """
         if batch_size is not None:
             require_count("batch_size", batch_size)
-            carried = CarriedState(self.block.initial_state(batch_size), name="carried_state")
+            state = self.document_state(batch_size, carry_context)
+            carried = CarriedState(state, name="carried_state")
         self._set_carried_state(None if batch_size is None else carried)
         # A step that is compiled already holds the old variables.
         self.train_function = None
+
+    def document_state(self, batch_size: int, carry_context: bool) -> dict:
+        """What rows begin with that read whole documents in windows.
+
+        Args:
+            batch_size: number of rows B.
+            carry_context: whether the backbone's context goes on too.
+
+        Returns:
+            The block's fresh state, and `context_...`.
+
+        Raises:
+            ValueError: if the backbone keeps no context, or only one for all rows together.
+        """
+        context = {}
+        if carry_context:
+            if self.body.rows_together:
+                raise ValueError(
+                    "`carry_context=True` needs a backbone whose rows go on one by one, as those "
+                    "of RecurrentBackbone and TransformerXLBackbone; the cache of "
+                    f"{type(self.backbone).__name__} is one for all rows."
+                )
+            context = self.body.initial_context(batch_size, None)
+        return join_context(self.block.initial_state(batch_size), context)
 
     def _set_carried_state(self, layer):
         locked = self._tracker.locked
@@ -430,6 +467,7 @@ class FWLCausalLM(Generating, keras.Model):
         config = dict(config)
         for name in ("backbone", "block", "preprocessor"):
             if isinstance(config.get(name), dict):
+                _import_own(config[name].get("module"))
                 config[name] = keras.saving.deserialize_keras_object(
                     config[name], custom_objects=custom_objects
                 )
@@ -445,6 +483,12 @@ def _label_weights(labels, padding_mask):
         return ops.ones(ops.shape(labels)[:2], "float32")
     mask = ops.cast(padding_mask, "float32")
     return mask * ops.concatenate([mask[:, 1:], ops.ones_like(mask[:, :1])], axis=1)
+
+
+def _import_own(module):
+    """Import one of our modules that are not imported with the package, as adapters."""
+    if module and module.startswith("fwl_keras."):
+        importlib.import_module(module)
 
 
 def _find_layer(backbone, name):

@@ -26,7 +26,8 @@ class Keras2Layer(keras.layers.Layer):
 
     A `tf_keras` layer that is merely called inside a Keras 3 layer computes, but Keras does not
     see its variables: it would silently not train, and not be saved. Here each one is shared with
-    a `keras.Variable`, the training flag is passed on, and so are the layer's losses.
+    a `keras.Variable`, the training flag is passed on, and so are the layer's losses. A process
+    that loads a model of your own with such layers imports `fwl_keras.models.model_garden` first.
 
     Args:
         layer: `tf_keras.layers.Layer` or model. Its dtype policy is the one in use.

@@ -12,25 +12,34 @@ from fwl_keras.ops._types import Tensor
 CONTEXT = "context_"
 
 
+def split_context(state: dict | None) -> tuple[dict | None, dict]:
+    """A state without the body's context, and that context, which may be empty."""
+    if state is None:
+        return None, {}
+    context = {
+        name.removeprefix(CONTEXT): value
+        for name, value in state.items()
+        if name.startswith(CONTEXT)
+    }
+    return {n: value for n, value in state.items() if not n.startswith(CONTEXT)}, context
+
+
+def join_context(state: dict, context: dict) -> dict:
+    """The inverse of `split_context`."""
+    return {**state, **{CONTEXT + name: value for name, value in context.items()}}
+
+
 def split_state(state: dict) -> tuple[dict, Tensor, Tensor, dict]:
     """A state's parts: the block's, pending features and whether they are valid, the context."""
-    block, context = {}, {}
-    for name, value in state.items():
-        if name.startswith(CONTEXT):
-            context[name.removeprefix(CONTEXT)] = value
-        elif not name.startswith("pending_"):
-            block[name] = value
+    state, context = split_context(state)
+    block = {name: value for name, value in state.items() if not name.startswith("pending_")}
     return block, state["pending_features"], state["pending_valid"], context
 
 
 def join_state(block: dict, features: Tensor, valid: Tensor, context: dict) -> dict:
     """The inverse of `split_state`."""
-    return {
-        **block,
-        "pending_features": features,
-        "pending_valid": valid,
-        **{CONTEXT + name: value for name, value in context.items()},
-    }
+    state = {**block, "pending_features": features, "pending_valid": valid}
+    return join_context(state, context)
 
 
 def advance(

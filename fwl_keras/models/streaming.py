@@ -52,7 +52,8 @@ class Streaming:
                 bodies that can (KerasHub's with a key/value cache, `RecurrentBackbone`). By
                 default it starts a new context with each call, and what was before lives on in
                 the fast weights alone.
-            context_length: tokens that a carried context can hold; None: the model's.
+            context_length: tokens that a carried context can hold; None: as many as the model
+                reads at once, or a Transformer-XL's memory.
 
         Returns:
             The state. Its size in bytes a row is 8 times the block's fast weights, plus 4 * D +
@@ -63,7 +64,9 @@ class Streaming:
         """
         context = {}
         if carry_context:
-            length = context_length or self.context_length
+            length = context_length
+            if length is None and self.body.rows_together:
+                length = self.context_length
             if length is None and self.body.rows_together:
                 raise ValueError(
                     "`context_length` must be given, the tokens that the body's cache holds: the "

@@ -16,7 +16,8 @@ class TransformerXLBackbone(keras.layers.Layer):
     `tfm.nlp.layers.TransformerXL` with relative positions and a causal mask, between an embedding
     of ours and the features. Its memory, the inputs of every layer for the last tokens, can be
     carried from call to call; each row has one of its own, as full as the row's text is long: what
-    is empty is masked. The layer's segment bias, which only XLNet uses, is not trained.
+    is empty is masked. The layer's segment bias, which only XLNet uses, is not trained. The layers
+    compute in float32 whatever the dtype policy is: the Model Garden's cannot mix precisions.
 
     Args:
         vocab_size: number of token ids V.
@@ -95,7 +96,7 @@ class TransformerXLBackbone(keras.layers.Layer):
             name="token_embedding",
         )
         self.embedding_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
-        with keras2_policy(self.dtype_policy.name):
+        with keras2_policy("float32"):
             layers = TransformerXL(
                 vocab_size=vocab_size,
                 num_layers=num_layers,
@@ -137,20 +138,21 @@ class TransformerXLBackbone(keras.layers.Layer):
         distances = ops.arange(room + length, -1, -1, dtype="float32")
         features, layer_inputs = self.transformer_xl(
             {
-                "x": x,
+                "x": ops.cast(x, "float32"),
                 "distances": distances,
                 "mask": self._visible(padding_mask, context, room),
-                **{name: ops.cast(m, self.compute_dtype) for name, m in memories.items()},
+                **memories,
             },
             training=training,
         )
+        features = ops.cast(features, self.compute_dtype)
         if context is None:
             return features
         read = ops.sum(ops.cast(padding_mask, "int32"), axis=1)
         # The newest token is the last of a memory, whatever the row's length.
         kept = (read[:, None] + ops.arange(room, dtype="int32"))[..., None]
         new_context = {
-            name: ops.cast(ops.take_along_axis(layer_input, kept, axis=1), "float32")
+            name: ops.take_along_axis(layer_input, kept, axis=1)
             for name, layer_input in zip(self._memory_names, layer_inputs, strict=True)
         }
         new_context["filled"] = ops.minimum(context["filled"] + read, room)
@@ -204,8 +206,8 @@ class _Layers(Keras2Layer):
         x = inputs["x"]
         return self.layer(
             x,
-            relative_position_encoding=ops.cast(
-                self._encoding(inputs["distances"], batch_size=ops.shape(x)[0]), x.dtype
+            relative_position_encoding=self._encoding(
+                inputs["distances"], batch_size=ops.shape(x)[0]
             ),
             state=[inputs.get(name) for name in self._memory_names],
             content_attention_mask=inputs["mask"],
