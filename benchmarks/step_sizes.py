@@ -138,7 +138,7 @@ def run_cell(changes: dict, vocab_size: int, stream: np.ndarray, windows: np.nda
     )
     batches = TrainingBatches(stream, s["length"], s["batch_size"], s["steps"], seed=0)
     start = time.perf_counter()
-    lm.fit(batches.for_fit(), verbose=2)
+    lm.fit(batches.for_fit(), steps_per_epoch=len(batches), verbose=2)
     seconds = time.perf_counter() - start
 
     reset = token_losses(lm, windows)

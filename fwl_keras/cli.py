@@ -410,6 +410,8 @@ def export(
     The server takes and gives text; export/README.md in the sources says how to run and call it.
     """
     console = Console()
+    # Whatever the run was trained on: TensorFlow alone can write it for TensorFlow Serving.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     with _reported(console, debug):
         with _quiet_frameworks():
             from fwl_keras.runs.export import export_run

@@ -372,8 +372,8 @@ class FWLCausalLM(Generating, keras.Model):
             **kwargs: for other formats.
 
         Raises:
-            ValueError: if an argument does not fit, the directory exists, or the model has no
-                preprocessor with a SentencePiece tokeniser.
+            ValueError: if an argument does not fit, the directory exists, the model has no
+                preprocessor with a SentencePiece tokeniser, or the backend is not TensorFlow.
 
         Example:
             >>> lm.export("models/my_lm/1")
@@ -386,7 +386,13 @@ class FWLCausalLM(Generating, keras.Model):
                 f"`{given[0]}` cannot be given with `format`={format!r}: the signatures are those "
                 "of fwl_keras.serving. Leave it out."
             )
-        # TensorFlow alone can do this.
+        # TensorFlow alone can do this, and it need not be installed.
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                f"`format`={format!r} needs the TensorFlow backend; Keras uses "
+                f"{keras.backend.backend()!r}. Save the model, and load and export it with "
+                "KERAS_BACKEND=tensorflow."
+            )
         from fwl_keras.serving.export import export_model, serve_command
         from fwl_keras.serving.options import ServingOptions
 

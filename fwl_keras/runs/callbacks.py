@@ -1,6 +1,8 @@
 """Keras callbacks of a run."""
 
+import importlib.util
 import time
+from pathlib import Path
 
 import keras
 from rich.console import Console
@@ -139,6 +141,22 @@ class ShowProgress(keras.callbacks.Callback):
     def close(self) -> None:
         """Takes the bar off the screen's live part; also after an interruption."""
         self.progress.stop()
+
+
+def tensorboard_callbacks(directory: Path) -> list[keras.callbacks.Callback]:
+    """Returns what writes TensorBoard's logs: nothing where TensorFlow, which does it, is missing.
+
+    Args:
+        directory: The logs' directory.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        return []
+    if keras.backend.backend() != "tensorflow":
+        import tensorflow as tf
+
+        # TensorFlow would take the memory that the backend computes in.
+        tf.config.set_visible_devices([], "GPU")
+    return [keras.callbacks.TensorBoard(str(directory), write_graph=False)]
 
 
 def _means(values: dict) -> dict[str, float]:

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from fwl_keras.data import load_corpus, word_count
@@ -150,7 +151,8 @@ def _gains(lm: FWLCausalLM, windows: np.ndarray, pad_id: int, batch_size: int) -
     inputs, labels = windows[:, :-1], windows[:, 1:]
     # Windows are filled up at their end, where no earlier token sees it: weights are enough.
     weights = (labels != pad_id).astype(np.float32)
-    lm.compile(jit_compile=False)
+    # On JAX the alternative is one operation at a time.
+    lm.compile(jit_compile=keras.backend.backend() == "jax")
     logs = lm.evaluate(
         inputs, labels, sample_weight=weights, batch_size=batch_size, verbose=0, return_dict=True
     )

@@ -54,7 +54,9 @@ def build_model(config: RunConfig, tokenizer: SentencePieceTokenizer | None = No
     optimizer = keras.optimizers.AdamW(
         config.learning_rate, weight_decay=config.weight_decay, clipnorm=1.0, beta_2=0.98
     )
-    lm.compile(optimizer, jit_compile=config.jit_compile)
+    # JAX has nothing between compiled and one operation at a time.
+    jit_compile = config.jit_compile or keras.backend.backend() == "jax"
+    lm.compile(optimizer, jit_compile=jit_compile)
     optimizer.build(lm.trainable_variables)
     return lm
 

@@ -197,11 +197,12 @@ def _timed(
 def _seconds_per_step(lm: FWLCausalLM, text: RunText, config: RunConfig) -> float:
     """Times some training steps and takes them back, so that the compiled step can be kept."""
     variables = [*lm.variables, *lm.optimizer.variables]
-    before = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    # Copies: JAX writes the new values where the old ones were.
+    before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
     timer = _StepTimer()
     steps = 1 + _TIMED_STEPS
     batches = text.batches(config.replace(steps=steps)).for_fit()
-    lm.fit(batches, shuffle=False, verbose=0, callbacks=[timer])
+    lm.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[timer])
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)
     return float(np.median(np.diff(timer.times)))

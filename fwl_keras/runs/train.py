@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
-import keras
 from rich.console import Console
 
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.evaluation.plots import plot_run
 from fwl_keras.models import FWLCausalLM
-from fwl_keras.runs.callbacks import FollowSchedule, KeepRun, ShowProgress
+from fwl_keras.runs.callbacks import (
+    FollowSchedule,
+    KeepRun,
+    ShowProgress,
+    tensorboard_callbacks,
+)
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory, check_new, replace_file
 from fwl_keras.runs.model import build_model, learning_rate_schedule
@@ -153,7 +157,7 @@ def _fit(
             callbacks=[
                 FollowSchedule(learning_rate_schedule(config), config.steps),
                 KeepRun(run, batches.tokens_per_step),
-                keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False),
+                *tensorboard_callbacks(run.tensorboard),
                 bar,
             ],
         )
