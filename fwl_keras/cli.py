@@ -5,6 +5,7 @@ Whatever is slow to import is imported inside the commands, so that `--help` is 
 
 import contextlib
 import datetime
+import importlib.util
 import json
 import os
 import sys
@@ -410,6 +411,8 @@ def export(
     The server takes and gives text; export/README.md in the sources says how to run and call it.
     """
     console = Console()
+    if importlib.util.find_spec("tensorflow") is None:
+        _fail("an export needs TensorFlow: pip install tensorflow tensorflow-text")
     # Whatever the run was trained on: TensorFlow alone can write it for TensorFlow Serving.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with _reported(console, debug):
