@@ -56,6 +56,13 @@ class Dtype(StrEnum):
     mixed_bfloat16 = "mixed_bfloat16"
 
 
+class Body(StrEnum):
+    """What a run's body is."""
+
+    gemma = "gemma"
+    transformer_xl = "transformer-xl"
+
+
 class WeightsDtype(StrEnum):
     """Of exported weights, on disk."""
 
@@ -153,6 +160,14 @@ def train(
         ),
     ] = False,
     batch_size: Annotated[int | None, typer.Option(help="Windows in a batch.")] = None,
+    body: Annotated[
+        Body | None,
+        typer.Option(
+            help="gemma, or transformer-xl (needs tf-models-official), whose memory is carried "
+            "along with --carry-state.",
+            show_default=False,
+        ),
+    ] = None,
     layers: Annotated[int | None, typer.Option(help="Transformer layers.")] = None,
     width: Annotated[int | None, typer.Option(help="Width of body and block.")] = None,
     heads: Annotated[int | None, typer.Option(help="Attention heads.")] = None,
@@ -183,6 +198,7 @@ def train(
         "length": length,
         "segment_length": segment_length,
         "batch_size": batch_size,
+        "body": None if body is None else body.value,
         "layers": layers,
         "width": width,
         "heads": heads,

@@ -39,6 +39,7 @@ PRESETS: dict[str, dict] = {
 }
 
 DTYPES = ("float32", "mixed_bfloat16")
+BODIES = ("gemma", "transformer-xl")
 
 _AT_LEAST_ONE = (
     "layers",
@@ -58,6 +59,8 @@ class RunConfig:
     Attributes:
         corpus: A corpus's name or the path of a user's own texts.
         vocab_size: The tokeniser's ids, at least 300.
+        body: `"gemma"`, or `"transformer-xl"` (needs tf-models-official), whose memory goes on from
+            window to window where the state does, and holds as many tokens as a window.
         layers: Transformer layers of the body.
         width: Width of the body's features and of the fast weight block.
         heads: Attention heads; `width / heads` is even, for rotary positions.
@@ -89,6 +92,7 @@ class RunConfig:
 
     corpus: str = "python-stdlib"
     vocab_size: int = 4096
+    body: str = "gemma"
     layers: int = 2
     width: int = 128
     heads: int = 4
@@ -133,6 +137,7 @@ class RunConfig:
             self.width % (2 * self.heads) == 0,
             f"must be a multiple of 2 * heads = {2 * self.heads}, for rotary positions",
         )
+        self._require("body", self.body in BODIES, f"must be one of {', '.join(BODIES)}")
         self._require("dtype", self.dtype in DTYPES, f"must be one of {', '.join(DTYPES)}")
 
     def _require(self, name: str, holds: bool, what: str) -> None:
@@ -157,6 +162,11 @@ class RunConfig:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}; received {preset!r}")
         given = {name: value for name, value in changes.items() if value is not None}
         return cls(**{**PRESETS[preset], **given})
+
+    @property
+    def carry_context(self) -> bool:
+        """Whether the body goes on from window to window, too."""
+        return self.carry_state and self.body == "transformer-xl"
 
     def replace(self, **changes) -> "RunConfig":
         """Returns a copy with some values changed."""

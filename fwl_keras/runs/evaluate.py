@@ -56,7 +56,12 @@ def evaluate_run(
     measures = measure(lm, windows, tokenizer.pad_id, config.batch_size, progress=progress)
     if stream:
         measures["carried"] = measure_carried(
-            lm, windows, tokenizer.eos_id, config.batch_size, progress=progress
+            lm,
+            windows,
+            tokenizer.eos_id,
+            config.batch_size,
+            carry_context=config.carry_context,
+            progress=progress,
         )
     if source.name.startswith("wikitext"):
         words = sum(word_count(document.text) for document in documents)
@@ -103,7 +108,13 @@ def measure(
 
 
 def measure_carried(
-    lm: FWLCausalLM, data: HeldOut, eos_id: int, batch_size: int, *, progress: bool = False
+    lm: FWLCausalLM,
+    data: HeldOut,
+    eos_id: int,
+    batch_size: int,
+    *,
+    carry_context: bool = False,
+    progress: bool = False,
 ) -> dict:
     """Measures a model on the same windows, the state carried to each document's end.
 
@@ -112,6 +123,7 @@ def measure_carried(
         data: The windows.
         eos_id: Id that stands before every document.
         batch_size: Documents read at once.
+        carry_context: Whether the body goes on to the document's end, too.
         progress: Whether to draw a progress bar.
 
     Returns:
@@ -126,6 +138,7 @@ def measure_carried(
             batch_size=batch_size,
             eos_id=eos_id,
             pad_id=data.pad_id,
+            carry_context=carry_context,
             progress=progress,
         )
     )

@@ -12,8 +12,8 @@ from fwl_keras.runs.config import RunConfig
 def build_model(config: RunConfig, tokenizer: SentencePieceTokenizer | None = None) -> FWLCausalLM:
     """Builds and compiles a model with random weights that follow from the seed alone.
 
-    The body is a small Gemma: RMS norm, rotary positions, gated feed-forward layers, and
-    embeddings scaled up, without which a small model is slow to leave the plateau of word
+    By default the body is a small Gemma: RMS norm, rotary positions, gated feed-forward layers,
+    and embeddings scaled up, without which a small model is slow to leave the plateau of word
     frequencies (a Llama of this size stood there for hundreds of steps).
 
     Args:
@@ -25,17 +25,7 @@ def build_model(config: RunConfig, tokenizer: SentencePieceTokenizer | None = No
         weights.
     """
     keras.utils.set_random_seed(config.seed)
-    backbone = keras_hub.models.GemmaBackbone(
-        vocabulary_size=config.vocab_size,
-        num_layers=config.layers,
-        num_query_heads=config.heads,
-        num_key_value_heads=config.heads,
-        head_dim=config.width // config.heads,
-        hidden_dim=config.width,
-        # Gemma counts both halves of its gated layer.
-        intermediate_dim=6 * config.width,
-        dtype=config.dtype,
-    )
+    backbone = _BODIES[config.body](config)
     block = FWLBlock(
         size=config.width,
         vocab_size=config.vocab_size,
@@ -59,6 +49,36 @@ def build_model(config: RunConfig, tokenizer: SentencePieceTokenizer | None = No
     lm.compile(optimizer, jit_compile=jit_compile)
     optimizer.build(lm.trainable_variables)
     return lm
+
+
+def _gemma(config):
+    return keras_hub.models.GemmaBackbone(
+        vocabulary_size=config.vocab_size,
+        num_layers=config.layers,
+        num_query_heads=config.heads,
+        num_key_value_heads=config.heads,
+        head_dim=config.width // config.heads,
+        hidden_dim=config.width,
+        # Gemma counts both halves of its gated layer.
+        intermediate_dim=6 * config.width,
+        dtype=config.dtype,
+    )
+
+
+def _transformer_xl(config):
+    from fwl_keras.models.model_garden import TransformerXLBackbone
+
+    return TransformerXLBackbone(
+        config.vocab_size,
+        config.layers,
+        config.width,
+        config.heads,
+        memory_length=config.length,
+        dtype=config.dtype,
+    )
+
+
+_BODIES = {"gemma": _gemma, "transformer-xl": _transformer_xl}
 
 
 def text_preprocessor(tokenizer: SentencePieceTokenizer) -> TextPreprocessor:

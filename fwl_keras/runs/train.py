@@ -99,7 +99,7 @@ def train(
     lm = build_model(config, text.tokenizer) if lm is None else lm
     if config.carry_state:
         # Before the checkpoint is read, which has the state in it.
-        lm.carry_state(config.batch_size)
+        lm.carry_state(config.batch_size, carry_context=config.carry_context)
     done = restore(run, lm)
     if done:
         console.print(f"Continuing after step {done:,} of {config.steps:,}.")

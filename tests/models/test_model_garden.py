@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from lm_helpers import V, WIDTH, all_log_probabilities, random_ids
+from lm_helpers import WIDTH, V, all_log_probabilities, random_ids
 
 from fwl_keras import FWLBlock, FWLCausalLM
 
