@@ -445,6 +445,8 @@ class FWLCausalLM(Generating, keras.Model):
 
     def get_compile_config(self) -> dict:
         config = super().get_compile_config()
+        if not config:
+            return config
         return {**config, "sampler": keras.saving.serialize_keras_object(self.sampler)}
 
     def compile_from_config(self, config) -> None:
