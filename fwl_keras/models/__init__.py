@@ -1,8 +1,36 @@
 """Language models with fast weights."""
 
+import importlib
+
 from fwl_keras.models.fwl_causal_lm import FWLCausalLM
+from fwl_keras.models.keras_hub_stand_in import KerasHubStandIn  # noqa: F401  (registers it)
 from fwl_keras.models.perplexity import Perplexity
 from fwl_keras.models.recurrent_backbone import RecurrentBackbone
 from fwl_keras.models.text_preprocessor import TextPreprocessor
 
-__all__ = ["FWLCausalLM", "Perplexity", "RecurrentBackbone", "TextPreprocessor"]
+# What needs KerasHub, which is slow to import, and the modules that have it.
+_LAZY = {
+    "KerasHubFWLCausalLM": "keras_hub_causal_lm",
+    "from_causal_lm": "keras_hub",
+    "from_preset": "keras_hub",
+}
+
+__all__ = [
+    "FWLCausalLM",
+    "KerasHubFWLCausalLM",
+    "Perplexity",
+    "RecurrentBackbone",
+    "TextPreprocessor",
+    "from_causal_lm",
+    "from_preset",
+]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

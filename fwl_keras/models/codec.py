@@ -87,7 +87,9 @@ class Codec:
         tokenizer = self._tokenizer()
         if isinstance(self.preprocessor, TextPreprocessor):
             return tokenizer.decode(ids)
-        special = {self.start_token_id, self.pad_token_id, *self.end_token_ids}
+        # Not the pad token as such: GPT-2's is the id of "!".
+        known = getattr(tokenizer, "special_token_ids", ())
+        special = {self.start_token_id, *self.end_token_ids, *known}
         ids = [int(one) for one in ids if int(one) not in special]
         text = tokenizer.detokenize(ids) if ids else ""
         text = keras.tree.flatten(text)[0] if not isinstance(text, str | bytes) else text

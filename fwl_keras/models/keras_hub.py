@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 
 import keras
 import keras_hub
@@ -10,7 +11,10 @@ from keras import ops
 
 from fwl_keras.layers.fwl_block import FWLBlock
 from fwl_keras.models.body import Body
-from fwl_keras.models.fwl_causal_lm import FWLCausalLM
+from fwl_keras.models.keras_hub_causal_lm import (
+    KerasHubFWLCausalLM,
+    is_preset_with_fast_weights,
+)
 
 _CALL_WITH_CACHE = ("self", "token_ids", "cache", "cache_update_index")
 
@@ -44,7 +48,7 @@ class KerasHubBody(Body):
             "position": ops.zeros((batch_size,), "int32"),
         }
 
-    def advance(self, token_ids, padding_mask, context):
+    def advance(self, token_ids, padding_mask, context, training=False):
         """As `ContextBody.advance`; all rows are taken to be where the first one is."""
         _, features, cache = self._task.call_with_cache(
             token_ids, context["cache"], context["position"][0]
@@ -86,7 +90,13 @@ def cached_task_class(backbone: keras.layers.Layer) -> type | None:
     return None
 
 
-def from_causal_lm(causal_lm, size: int | None = None, *, residual: bool = True, **block_args):
+def from_causal_lm(
+    causal_lm: keras_hub.models.CausalLM,
+    size: int | None = None,
+    *,
+    residual: bool = True,
+    **block_args,
+) -> KerasHubFWLCausalLM:
     """Put fast weights on a language model of KerasHub, trained or not.
 
     Backbone, preprocessor and the embedding that is also the unembedding are the model's own, and
@@ -99,7 +109,7 @@ def from_causal_lm(causal_lm, size: int | None = None, *, residual: bool = True,
         **block_args: more arguments of FWLBlock.
 
     Returns:
-        FWLCausalLM.
+        KerasHubFWLCausalLM, not compiled.
 
     Raises:
         ValueError: if the model takes more than text, or its logits are not its embedding's; or
@@ -127,28 +137,52 @@ def from_causal_lm(causal_lm, size: int | None = None, *, residual: bool = True,
         dtype=block_args.pop("dtype", backbone.dtype_policy),
         **block_args,
     )
-    return FWLCausalLM(
+    return KerasHubFWLCausalLM(
         backbone, block, preprocessor=causal_lm.preprocessor, dtype=backbone.dtype_policy
     )
 
 
-def from_preset(name_or_path: str, size: int | None = None, *, residual: bool = True, **block_args):
-    """`from_causal_lm` of a KerasHub preset.
+def from_preset(
+    name_or_path: str | os.PathLike,
+    size: int | None = None,
+    *,
+    load_weights: bool = True,
+    dtype=None,
+    **block_args,
+) -> KerasHubFWLCausalLM:
+    """Load a KerasHub preset with fast weights: those saved with it, or new ones.
 
     Args:
-        name_or_path: what `keras_hub.models.CausalLM.from_preset` takes.
-        size: as for `from_causal_lm`, like all other arguments.
-        residual: likewise.
-        **block_args: likewise.
+        name_or_path: directory that `KerasHubFWLCausalLM.save_to_preset` wrote, or whatever
+            `keras_hub.models.CausalLM.from_preset` takes, to which `from_causal_lm` adds a block.
+        size: as for `from_causal_lm`; None for a preset that has a block.
+        load_weights: False for random weights of everything.
+        dtype: dtype policy of everything; None: as KerasHub chooses it.
+        **block_args: as for `from_causal_lm`; none for a preset that has a block.
 
     Returns:
-        FWLCausalLM.
+        KerasHubFWLCausalLM, not compiled.
 
     Raises:
-        ValueError: as `from_causal_lm`.
+        ValueError: as `from_causal_lm`, or for arguments of a block that the preset has already.
+
+    Example:
+        >>> lm = from_preset("path/to/preset", segment_length=64)
+        >>> lm.save_to_preset("path/to/preset_with_fast_weights")
+        >>> lm = from_preset("path/to/preset_with_fast_weights")
     """
-    causal_lm = keras_hub.models.CausalLM.from_preset(name_or_path)
-    return from_causal_lm(causal_lm, size, residual=residual, **block_args)
+    preset = os.fspath(name_or_path)
+    if is_preset_with_fast_weights(preset):
+        given = ["size"] * (size is not None) + sorted(block_args)
+        if given:
+            raise ValueError(
+                f"`{given[0]}` cannot be given for {preset!r}, which was saved with fast weights: "
+                "its block is as it was saved. Leave it out."
+            )
+        return KerasHubFWLCausalLM.from_preset(preset, load_weights=load_weights, dtype=dtype)
+    kwargs = {} if dtype is None else {"dtype": dtype}
+    causal_lm = keras_hub.models.CausalLM.from_preset(preset, load_weights=load_weights, **kwargs)
+    return from_causal_lm(causal_lm, size, **block_args)
 
 
 def _unembedding_of(causal_lm):
