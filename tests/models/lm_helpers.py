@@ -8,6 +8,8 @@ from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.models import RecurrentBackbone
 
 V, WIDTH = 23, 8
+# XLA takes half a minute to compile a step on TensorFlow, where a graph does without it.
+JIT = keras.backend.backend() == "jax"
 
 
 def recurrent_body(dtype=None):

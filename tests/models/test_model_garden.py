@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from lm_helpers import WIDTH, V, all_log_probabilities, random_ids
+from lm_helpers import JIT, WIDTH, V, all_log_probabilities, random_ids
 
 from fwl_keras import FWLBlock, FWLCausalLM
 
@@ -139,7 +139,7 @@ def test_a_feature_sees_the_past_alone(make):
 @BODIES
 def test_training_saving_and_scores(make, tmp_path):
     lm, ids = language_model(make()), random_ids(8, 13)
-    lm.compile(keras.optimizers.Adam(1e-2))
+    lm.compile(keras.optimizers.Adam(1e-2), jit_compile=JIT)
     created = len(lm.backbone.variables) + len(lm.block.variables)
     # The embedding is the block's, too.
     assert len({v.path for v in lm.variables if "metric" not in v.path}) == created - 1
@@ -265,7 +265,7 @@ def test_trained_and_measured_with_memory_and_state_carried():
     documents = [random_ids(n, seed=n) for n in (31, 9, 22, 14)]
     ends = {"eos_id": 0, "pad_id": 0}
     batches = DocumentBatches(documents, 6, 2, steps=6, seed=0, **ends)
-    lm.compile(keras.optimizers.Adam(1e-2))
+    lm.compile(keras.optimizers.Adam(1e-2), jit_compile=JIT)
     lm.carry_state(2, carry_context=True)
     lm.fit(batches.for_fit(), verbose=0)
     assert np.abs(np.asarray(lm.carried_state.values["context_memory_1"])).max() > 0
