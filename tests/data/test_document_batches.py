@@ -1,5 +1,6 @@
 """Schedules of whole documents against the documents they are made of."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -114,6 +115,11 @@ def test_tf_dataset_is_the_same_schedule():
     assert_equal_batches(dataset.as_numpy_iterator(), expected[35:])
     rest = schedule().from_step(38).to_tf_dataset()
     assert_equal_batches(rest.as_numpy_iterator(), expected[38:])
+
+
+def test_batches_for_fit_without_tensorflow(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert_equal_batches(schedule().for_fit(start=35), list(schedule())[35:])
 
 
 def test_fewer_documents_than_rows_are_read_at_several_places():

@@ -1,3 +1,6 @@
+import types
+
+import keras
 import numpy as np
 import pytest
 
@@ -64,6 +67,15 @@ def test_tf_dataset_is_the_same_schedule():
     np.testing.assert_array_equal(np.stack(list(dataset.as_numpy_iterator())), expected[95:])
     rest = list(schedule().from_step(98).to_tf_dataset().as_numpy_iterator())
     np.testing.assert_array_equal(np.stack(rest), expected[98:])
+
+
+def test_batches_for_fit_without_tensorflow(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    expected = list(schedule())
+    batches = schedule().for_fit(start=95)
+    assert isinstance(batches, types.GeneratorType)
+    for (batch,), other in zip(batches, expected[95:], strict=True):
+        np.testing.assert_array_equal(batch, other)
 
 
 @pytest.mark.parametrize("size", [10, 11, 19, 20, 29])
