@@ -92,6 +92,12 @@ def test_a_directory_that_is_no_run(invoke, tmp_path):
     assert not (tmp_path / "lm").exists()
 
 
+def test_without_tensorflow(invoke, tmp_path, monkeypatch):
+    monkeypatch.setattr("fwl_keras.cli.importlib.util.find_spec", lambda name: None)
+    result = invoke(tmp_path, "--to", tmp_path / "lm")
+    assert result.exit_code == 2 and "pip install tensorflow" in result.stderr
+
+
 def test_the_model_exports_itself(models, calls, tmp_path, capsys):
     path = tmp_path / "lm" / "1"
     models().export(path, max_tokens=32, max_new_tokens=16, dtype="bfloat16", verbose=False)
