@@ -9,7 +9,7 @@ windows and, with the state carried along, as one stream.
 
 Finished rows are kept and skipped, so that the table can be filled over several sittings.
 
-    python benchmarks/fine_tuning.py              # about 12 minutes on 2 cores
+    python benchmarks/fine_tuning.py              # about 15 minutes on 2 cores
     python benchmarks/fine_tuning.py --show       # the table of what is finished
 """
 
@@ -56,14 +56,17 @@ SETTINGS = {
     "lora_rank": 8,
     "valid_tokens": 40_000,
 }
-ORIGINAL, CONTROL = "the model", "the model, trained on"
+ORIGINAL = "the model"
+CONTROLS = "the model, trained on", "the model, trained on, lower rate"
 STEP_0, BLOCK = "fast weights added, step 0", "the block alone"
 # What is trained, with which highest learning rate, and changes to the block.
 ROWS = {
     ORIGINAL: {"trained": None},
     STEP_0: {"trained": None, "block": {}},
     BLOCK: {"trained": "block", "learning_rate": 4e-3, "block": {}},
-    CONTROL: {"trained": "model", "learning_rate": 1e-3},
+    CONTROLS[0]: {"trained": "model", "learning_rate": 1e-3},
+    # The rate of a model that has come to rest; the higher one stirs it up again.
+    CONTROLS[1]: {"trained": "model", "learning_rate": 1e-4},
     "everything": {"trained": "all", "learning_rate": 1e-3, "block": {}},
     "the block and LoRA": {"trained": "lora", "learning_rate": 4e-3, "block": {}},
     "the block alone, fast weights off": {
@@ -291,18 +294,18 @@ def verdict(results: dict) -> str:
     rows = results["rows"]
     if len(rows) < len(ROWS):
         return f"{len(rows)} of {len(ROWS)} rows are finished."
-    original, step_0, block, control = (
-        rows[name]["windows"] for name in (ORIGINAL, STEP_0, BLOCK, CONTROL)
-    )
+    original, step_0, block = (rows[name]["windows"] for name in (ORIGINAL, STEP_0, BLOCK))
+    control = min(rows[name]["windows"] for name in CONTROLS)
     if step_0 is None or block is None:
         return "The model with fast weights DIVERGED."
     change, gain = 100 * (step_0 / original - 1), 100 * (1 - block / original)
+    trained_on = 100 * (control / original - 1)
     within = "within the 2 % hoped for" if abs(change) <= 2 else "NOT within the 2 % hoped for"
     word = "below" if gain > 0 else "ABOVE"
     return (
         f"Adding fast weights changes the model's perplexity by {change:+.1f} % ({within}); after "
         f"{rows[BLOCK]['steps']} steps of the block alone it is {abs(gain):.1f} % {word} the "
-        f"model's ({100 * (1 - control / original):.1f} % for training the model itself on)."
+        f"model's (the model itself, trained on for as long: {trained_on:+.1f} %)."
     )
 
 

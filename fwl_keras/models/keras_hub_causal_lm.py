@@ -300,10 +300,10 @@ def is_preset_with_fast_weights(preset: str) -> bool:
 
 def _pads_with_a_word(tokenizer) -> bool:
     """Whether the pad token is an ordinary piece too (GPT-2's and Llama 3's is "!")."""
-    return (
-        isinstance(tokenizer, keras_hub.tokenizers.BytePairTokenizer)
-        and tokenizer.pad_token_id not in tokenizer.special_token_ids
-    )
+    # The id alone, without a special token of that name. Its own list of special ids cannot be
+    # asked for while a file is loaded, when the vocabulary comes last.
+    is_bytes = isinstance(tokenizer, keras_hub.tokenizers.BytePairTokenizer)
+    return is_bytes and getattr(tokenizer, "pad_token", None) is None
 
 
 def _load_backbone(preset, load_weights, dtype):
