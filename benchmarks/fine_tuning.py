@@ -261,7 +261,8 @@ def fill(results: dict, path: Path, runs: Path, console: Console) -> None:
     for i, name in enumerate(missing, 1):
         console.print(f"row {i} of {len(missing)}: {name}")
         keras.backend.clear_session()
-        results["rows"][name] = run_row(name, settings, preset, stream, windows)
+        found = run_row(name, settings, preset, stream, windows)
+        results["rows"][name] = {"learning_rate": ROWS[name].get("learning_rate"), **found}
         write_results(path, results)
 
 
