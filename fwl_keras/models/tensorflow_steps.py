@@ -28,6 +28,9 @@ def train_step(model, data) -> dict:
         tf.zeros_like(v.value) if g is None and id(v) in decays else g
         for v, g in zip(variables, gradients, strict=True)
     ]
+    # An embedding's gradient comes in slices, one for each place of a token, and Adam would square
+    # (and clipping would measure) each of them instead of their sum.
+    gradients = [g if g is None else tf.convert_to_tensor(g) for g in gradients]
     model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
     return model.update_trackers(loss, counts)
 
