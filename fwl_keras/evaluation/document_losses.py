@@ -27,8 +27,8 @@ def document_losses(
 
     Documents are read in windows of `length` predictions, each window beginning with the last
     token of the one before. The body starts a new context with every window, or goes on as the fast
-    weights' state does, to the document's end. Rows of a batch read documents of their own, beginning
-    with the longest, and a row that is done takes the next with a fresh state.
+    weights' state does, to the document's end. Rows of a batch read documents of their own, the
+    longest first, and a row that is done takes the next with a fresh state.
 
     Args:
         lm: FWLCausalLM.

@@ -539,6 +539,11 @@ class FWLBlock(keras.layers.Layer):
         """Decay of every fast weight as a NumPy array, by name, e.g. "expand_kernel"."""
         return self._learned("decay")
 
+    def step_size_variables(self) -> list:
+        """The variables behind `step_sizes`."""
+        places = FAST_WEIGHTS.values()
+        return [getattr(self, layer).step_size_variables[name] for layer, name in places]
+
     def decay_variables(self) -> list:
         """The variables behind `decays`, which only texts longer than a segment can train."""
         return [getattr(self, layer).decay_variables[name] for layer, name in FAST_WEIGHTS.values()]
