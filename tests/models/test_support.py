@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from bodies import BODIES, MODEL_GARDEN, WIDTH
-from lm_helpers import JIT, all_log_probabilities
+from lm_helpers import all_log_probabilities
 
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.data import SentencePieceTokenizer
@@ -58,7 +58,9 @@ def lm(request, tokenizer):
     for v in lm.trainable_variables:
         if v.path.endswith("embeddings"):
             v.assign(keras.random.normal(v.shape, stddev=0.7, seed=1))
-    lm.compile(keras.optimizers.Adam(1e-2), sampler="greedy", jit_compile=JIT)
+    # Compiling would take most of the time on TensorFlow; JAX is slow without.
+    eager = BACKEND == "tensorflow"
+    lm.compile(keras.optimizers.Adam(1e-2), sampler="greedy", run_eagerly=eager)
     return lm
 
 
