@@ -14,7 +14,9 @@ from fwl_keras.runs.evaluate import evaluate_run
 from fwl_keras.runs.load import load_run_model
 
 TEXT = 'def main():\n    print("hello")\n'
-COMMAND = [sys.executable, "-c", "from fwl_keras.cli import main; main()"]
+# Under its own name the command imports Keras when it knows what for.
+MAIN = "import sys; sys.argv[0] = 'fwl-keras'; from fwl_keras.cli import main; main()"
+COMMAND = [sys.executable, "-c", MAIN]
 SCORE = """
 import sys
 import numpy as np
