@@ -10,12 +10,14 @@ from fwl_keras.evaluation import DynamicEvaluation, document_losses
 V, WIDTH, EOS = 17, 6, 1
 
 
-def language_model(**block):
+def language_model(compiled=False, **block):
     body = keras.Sequential(
         [keras.layers.Embedding(V, WIDTH), keras.layers.GRU(WIDTH, return_sequences=True)]
     )
-    settings = {"segment_length": 4, "initial_step_size": 0.1, **block}
-    return FWLCausalLM(body, FWLBlock(WIDTH, V, **settings))
+    settings = {"segment_length": 4, "initial_step_size": 0.02, **block}
+    lm = FWLCausalLM(body, FWLBlock(WIDTH, V, **settings))
+    lm.compile("sgd", run_eagerly=not compiled)
+    return lm
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("block", [{"use_fast_weights": False}, {}])
 @pytest.mark.parametrize("length", [4, 8])
 def test_without_steps_it_is_plain_evaluation(documents, block, length):
-    lm = language_model(**block)
+    lm = language_model(compiled=length == 8, **block)
     still = DynamicEvaluation(learning_rate=0.0, length=length, context_length=8)
     found = still.losses(lm, documents, eos_id=EOS)
     expected = document_losses(lm, documents, length=8, batch_size=2, eos_id=EOS, pad_id=0)

@@ -1,0 +1,111 @@
+"""A search for the best of several settings, each on a scale of its own."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a search.
+
+    Attributes:
+        settings: values by name.
+        value: what the objective found; infinite where that was no number.
+    """
+
+    settings: dict
+    value: float
+
+
+def hill_climb(
+    objective: Callable[[dict], float],
+    start: Mapping[str, float],
+    scales: Mapping[str, Sequence[float]],
+    *,
+    rounds: int = 3,
+    on_trial: Callable[[Trial], None] | None = None,
+    trials: Sequence[Trial] = (),
+) -> list[Trial]:
+    """Minimise a function by going up and down one scale after the other.
+
+    On each scale the search goes on in the better direction for as long as that helps, so a best
+    value is never the last one that was tried, unless its scale ends there.
+
+    Args:
+        objective: from settings to a number; smaller is better, NaN is worst.
+        start: settings to begin with, each a value of its scale.
+        scales: possible values by name, in order. The scales are searched in this order.
+        rounds: how often to go through all scales; ends earlier where nothing changes.
+        on_trial: called with every new trial, e.g. to keep it.
+        trials: trials of an earlier search, which are not repeated.
+
+    Returns:
+        All trials, the best first.
+
+    Raises:
+        ValueError: if a start is not on its scale.
+
+    Example:
+        >>> scales = {"x": [0, 1, 2, 3], "y": [1, 10, 100]}
+        >>> hill_climb(lambda s: (s["x"] - 2) ** 2 + s["y"], {"x": 0, "y": 100}, scales)[0]
+        Trial(settings={'x': 2, 'y': 1}, value=1)
+    """
+    for name, scale in scales.items():
+        if start.get(name) not in scale:
+            raise ValueError(
+                f"`start[{name!r}]` must be one of {list(scale)}; received {start.get(name)!r}."
+            )
+    known = {_key(trial.settings): trial for trial in trials}
+
+    def measured(settings):
+        key = _key(settings)
+        if key not in known:
+            value = objective(dict(settings))
+            known[key] = Trial(dict(settings), value if math.isfinite(value) else math.inf)
+            if on_trial is not None:
+                on_trial(known[key])
+        return known[key].value
+
+    best = dict(start)
+    for _ in range(rounds):
+        before = dict(best)
+        for name, scale in scales.items():
+            for direction in (1, -1):
+                best = _climb(measured, best, name, list(scale), direction)
+        if best == before:
+            break
+    return sorted(known.values(), key=lambda trial: trial.value)
+
+
+def _climb(measured, settings, name, scale, direction):
+    """The best settings on one scale in one direction."""
+    place = scale.index(settings[name])
+    while 0 <= place + direction < len(scale):
+        moved = {**settings, name: scale[place + direction]}
+        if not measured(moved) < measured(settings):
+            return settings
+        settings, place = moved, place + direction
+    return settings
+
+
+def _key(settings):
+    return tuple(sorted(settings.items()))
+
+
+def logarithmic_scale(low: float, high: float, per_decade: int = 2) -> list[float]:
+    """Values at equal ratios, rounded to two digits, e.g. 0.1, 0.32, 1.0.
+
+    Args:
+        low: the first value, above 0.
+        high: about the last one.
+        per_decade: values for each factor of ten.
+
+    Returns:
+        The values in order.
+    """
+    count = round(math.log10(high / low) * per_decade) + 1
+    values = low * 10.0 ** (np.arange(count) / per_decade)
+    return [float(f"{value:.2g}") for value in values]
