@@ -1,0 +1,124 @@
+"""Hidden-state optimisation: gradient steps on what a body remembers of the text so far."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from keras import ops
+from rich.progress import track
+
+from fwl_keras.models.compiled import Compiled
+from fwl_keras.models.keras_hub import KerasHubBody
+from fwl_keras.models.value_and_gradients import value_and_gradients
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class HiddenStateOptimisation:
+    """Score a piece of the text, then take a step on the keys and values of what was before it.
+
+    Of a body's context of `context_length` tokens every piece of `length` is read with the cached
+    keys and values of those before it; then Adam takes a step on these, for the piece's mean loss,
+    with moments and a number of steps for each of them. The weights are never touched (Yoshida and
+    Gimpel 2021, arXiv 2112.08653). A new context begins with an empty cache.
+
+    Args:
+        learning_rate: size of the steps, not negative.
+        length: tokens between two steps.
+        context_length: tokens that the body reads at once, a multiple of `length`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> losses = HiddenStateOptimisation(3e-3, length=32).losses(lm, documents_ids, eos_id=1)
+    """
+
+    learning_rate: float = 3e-3
+    length: int = 32
+    context_length: int = 256
+
+    def __post_init__(self):
+        if self.length < 1 or self.context_length < 1 or self.context_length % self.length:
+            raise ValueError(
+                f"`context_length`={self.context_length} must be a multiple of `length`="
+                f"{self.length}."
+            )
+        if not self.learning_rate >= 0:
+            raise ValueError(f"`learning_rate`={self.learning_rate} must not be negative.")
+
+    def losses(
+        self, lm, documents_ids: Sequence[Sequence[int]], *, eos_id: int, progress: bool = False
+    ) -> list[np.ndarray]:
+        """Negative log-likelihood of every token of every document.
+
+        Args:
+            lm: FWLCausalLM with a KerasHub body that has a cache of keys and values; its fast
+                weights, if it uses them, adapt besides, to the document's end.
+            documents_ids: token ids of each document.
+            eos_id: id that stands before every document; its own place is not predicted.
+            progress: whether to draw a progress bar.
+
+        Returns:
+            For each document a float32 array [tokens] in nats.
+
+        Raises:
+            ValueError: if the body has no such cache.
+        """
+        if not isinstance(lm.body, KerasHubBody):
+            raise ValueError(
+                "Hidden-state optimisation needs a KerasHub body with a cache of keys and values; "
+                f"received {type(lm.backbone).__name__}."
+            )
+        step = Compiled(lm, lambda *tensors: self._step(lm, *tensors))
+        documents = track(documents_ids, "hidden states", disable=not progress)
+        return [self._document(lm, step, np.asarray(ids, "int32"), eos_id) for ids in documents]
+
+    def _document(self, lm, step, ids, eos_id):
+        tokens = np.insert(ids, 0, eos_id).astype("int32")
+        found, state = [np.zeros(0, "float32")], lm.block.initial_state(1)
+        for begin in range(0, len(tokens) - 1, self.context_length):
+            context = lm.body.initial_context(1, self.context_length)
+            zeros = ops.zeros_like(context["cache"])
+            moments = {"first": zeros, "second": zeros, "steps": zeros}
+            end = min(begin + self.context_length, len(tokens) - 1)
+            for start in range(begin, end, self.length):
+                count = min(self.length, end - start)
+                piece = np.zeros((2, 1, self.length), "int32")
+                piece[0, 0, :count] = tokens[start : start + count]
+                piece[1, 0, :count] = tokens[start + 1 : start + count + 1]
+                there = (np.arange(self.length) < count)[None]
+                tensors = [ops.convert_to_tensor(one) for one in (*piece, there)]
+                losses, context, moments, state = step(*tensors, context, moments, state)
+                found.append(ops.convert_to_numpy(losses)[0, :count])
+        return np.concatenate(found)
+
+    def _step(self, lm, token_ids, labels, there, context, moments, state):
+        """Losses of a piece; the cache after the step on it; its moments; the block's state."""
+
+        def loss_of(cache):
+            features, after = lm.body.advance(token_ids, there, {**context, "cache": cache})
+            losses, block_state = lm.block(
+                features, labels, state=state, x_mask=there, return_state=True, output="loss"
+            )
+            count = ops.maximum(ops.sum(ops.cast(there, "float32")), 1.0)
+            mean = ops.sum(ops.where(there, losses["loss"], 0.0)) / count
+            return mean, (losses["loss"], after, block_state)
+
+        (losses, after, block_state), gradient = value_and_gradients(loss_of, context["cache"])
+        # What was there before; a place that nothing has been written to has no moments yet.
+        places = ops.arange(self.context_length) < context["position"][0]
+        old = ops.reshape(places, (1, 1, 1, -1) + (1,) * (len(gradient.shape) - 4))
+        gradient = ops.where(old, ops.cast(gradient, "float32"), 0.0)
+        steps = moments["steps"] + ops.cast(old, "float32")
+        first = BETAS[0] * moments["first"] + (1 - BETAS[0]) * gradient
+        second = BETAS[1] * moments["second"] + (1 - BETAS[1]) * ops.square(gradient)
+        age = ops.maximum(steps, 1.0)
+        change = first / (1 - BETAS[0] ** age)
+        change = change / (ops.sqrt(second / (1 - BETAS[1] ** age)) + EPSILON)
+        change = ops.where(old, self.learning_rate * change, 0.0)
+        cache = after["cache"] - ops.cast(change, after["cache"].dtype)
+        moments = {"first": first, "second": second, "steps": steps}
+        return losses, {**after, "cache": cache}, moments, block_state
