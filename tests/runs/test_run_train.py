@@ -142,7 +142,7 @@ def test_an_interrupted_run_comes_to_the_same_result(number, long_run, tmp_path)
     wait_for_lines(run, process, 2)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert not run.finished
+    assert not run.finished, errors
     if number == signal.SIGINT:
         assert process.returncode == 130, errors
         assert f"--resume {run.path}" in output
