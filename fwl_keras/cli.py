@@ -40,6 +40,7 @@ class Preset(StrEnum):
     quickstart = "quickstart"
     tiny = "tiny"
     small = "small"
+    base = "base"
 
 
 class Split(StrEnum):
@@ -108,7 +109,7 @@ def quickstart(
     if resume is not None and not (resume / "baseline" / "config.json").exists():
         _fail(f"{str(resume)!r} has no quickstart to continue; leave --resume out to begin one")
     directory = resume or to or _default_directory("quickstart")
-    with _reported(console, debug, "fwl-keras quickstart", directory):
+    with _reported(console, debug, f"fwl-keras quickstart --resume {directory}", directory):
         with _quiet_frameworks():
             from fwl_keras.runs.quickstart import quickstart as run_quickstart
         from fwl_keras.runs.config import RunConfig
@@ -129,7 +130,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    preset: Annotated[Preset, typer.Option(help="Size of model and training.")] = Preset.tiny,
+    preset: Annotated[Preset, typer.Option(help="Size of model and training.")] = Preset.small,
     to: Annotated[
         Path | None, typer.Option(help="Directory of the run. Default: runs/CORPUS-TIME.")
     ] = None,
@@ -223,7 +224,7 @@ def train(
         _fail("name a text to train on, for example: fwl-keras train my_book.txt")
     else:
         directory = to or _default_directory(_short_name(corpus))
-    with _reported(console, debug, "fwl-keras train", directory):
+    with _reported(console, debug, f"fwl-keras train --resume {directory}", directory):
         if resume is None:
             _check_new(directory)
         with _quiet_frameworks():
@@ -451,6 +452,67 @@ def export(
         )
 
 
+@app.command()
+def benchmark(
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="wikitext-2, wikitext-103, python-stdlib, or your own texts: a file or a "
+            "directory.",
+            show_default=False,
+        ),
+    ],
+    preset: Annotated[Preset, typer.Option(help="Size of models and training.")] = Preset.small,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Directory of models and figures. Default: runs/CORPUS-PRESET."),
+    ] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--row",
+            help="Measure this row only, e.g. fast_weights.carried, or 'baseline.*'; may be given "
+            "again. Default: all.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds of the main rows.")] = 3,
+    costs: Annotated[
+        bool,
+        typer.Option("--costs/--no-costs", help="Measure seconds and memory of every row, too."),
+    ] = True,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each model.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Directory of the results. Default: that of the benchmark.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Compare fast weights with dynamic evaluation and other rivals, in one table.
+
+    Trains a model with and one without fast weights, and variants, searches the rivals' settings on
+    validation text, and measures all of it on test text. That takes hours; the same command again
+    goes on where it was interrupted, and --row fills the table bit by bit.
+    """
+    console = Console()
+    directory = to or Path("runs") / f"{_short_name(corpus)}-{preset.value}"
+    with _reported(console, debug, "the same command", directory):
+        with _quiet_frameworks():
+            from fwl_keras.benchmark.run import run_benchmark
+        from fwl_keras.runs.config import RunConfig
+
+        config = RunConfig.from_preset(preset.value, corpus=_absolute(corpus), steps=steps)
+        console.print(f"The benchmark is in {directory}.", soft_wrap=True)
+        run_benchmark(
+            directory,
+            config,
+            console,
+            seeds=seeds,
+            rows=rows or (),
+            costs=costs,
+            results=results,
+            command=f"fwl-keras benchmark {_short_name(corpus)} --preset {preset.value}",
+        )
+
+
 def main() -> None:
     """Runs the command."""
     if hasattr(sys.stdout, "reconfigure"):
@@ -522,7 +584,7 @@ def _number(value: float | None, places: int) -> str:
 
 @contextlib.contextmanager
 def _reported(
-    console: Console, debug: bool, command: str = "", directory: Path | None = None
+    console: Console, debug: bool, goes_on: str = "", directory: Path | None = None
 ) -> Iterator[None]:
     """Turns a user's error into one line and an interruption into advice."""
     try:
@@ -538,7 +600,7 @@ def _reported(
         if directory is None:
             advice = ""
         elif directory.is_dir() and any(directory.iterdir()):
-            advice = f" Continue with: {command} --resume {directory}"
+            advice = f" Continue with: {goes_on}"
         else:
             advice = " Nothing was trained yet, and nothing was written."
         console.print(f"\nInterrupted.{advice}", soft_wrap=True, markup=False, highlight=False)

@@ -19,8 +19,9 @@ class DynamicEvaluation:
     """Score a piece of the text, then take a gradient step on it; and so on (Krause et al.).
 
     Of a body's context of `context_length` tokens every piece of `length` is scored after what
-    comes before it in that context, read with the weights as they are by then; so a token has the
-    same context as in plain evaluation. The steps, for a mean loss with gradient g of a piece:
+    comes before it in that context, which the body reads again with the weights as they are by
+    then; so a token has the same context as in plain evaluation. The steps, for a mean loss with
+    gradient g of a piece:
 
         sgd: W <- W - learning_rate * g                         + decay * (W0 - W)
         rms: W <- W - learning_rate * g / (s + epsilon)         + decay * n * (W0 - W)
@@ -114,7 +115,7 @@ class DynamicEvaluation:
         for i, window in enumerate(track(windows, "gradients", disable=not progress)):
             stop = (i % pieces + 1) * self.length
             arguments = _arguments(window[: stop + 1], stop - self.length, stop)
-            _, found = gradients((*arguments, {}))
+            _, found = gradients((*arguments, lm.block.initial_state(1)))
             for total, gradient in zip(sums, found, strict=True):
                 total += np.square(ops.convert_to_numpy(gradient), dtype="float64")
         return [np.sqrt(total / len(windows)).astype("float32") for total in sums]
@@ -127,6 +128,8 @@ class DynamicEvaluation:
         *,
         eos_id: int,
         carry: bool = True,
+        jit_compile: bool = False,
+        compiled: dict | None = None,
         progress: bool = False,
     ) -> list[np.ndarray]:
         """Negative log-likelihood of every token of every document.
@@ -138,6 +141,9 @@ class DynamicEvaluation:
             eos_id: id that stands before every document; its own place is not predicted.
             carry: whether the fast weights' state goes on from context to context, to the
                 document's end.
+            jit_compile: whether XLA compiles the steps: slow to start, then faster. JAX does.
+            compiled: dict in which to keep what was compiled for this model, to be given again
+                with other settings; None: nothing is kept.
             progress: whether to draw a progress bar.
 
         Returns:
@@ -149,7 +155,13 @@ class DynamicEvaluation:
         variables = self.variables(lm)
         trained = [np.array(ops.convert_to_numpy(v.value)) for v in variables]
         constants = self._constants(trained, statistics)
-        step = WeightGradients(lm, variables, _loss_function(lm), self._update)
+        compiled = {} if compiled is None else compiled
+        kind = self.rule, self.weights, jit_compile
+        if kind not in compiled:
+            compiled[kind] = WeightGradients(
+                lm, variables, _loss_function(lm), _UPDATES[self.rule], jit_compile=jit_compile
+            )
+        step = compiled[kind]
         result = []
         try:
             for ids in track(documents_ids, "dynamic evaluation", disable=not progress):
@@ -170,20 +182,20 @@ class DynamicEvaluation:
             for start in range(0, len(context) - 1, self.length):
                 stop = start + self.length
                 arguments = _arguments(context[: stop + 1], start, stop)
-                losses, after = step((*arguments, state), constants)
-                losses = ops.convert_to_numpy(losses)[0, start:stop]
-                found.append(losses[: len(context) - 1 - start])
-            # The state of the last piece's pass, which read all of the context.
-            state = after if carry else state
+                losses, state = step((*arguments, state), constants)
+                found.append(ops.convert_to_numpy(losses)[0, : len(context) - 1 - start])
+            if not carry:
+                state = lm.block.initial_state(1)
         return np.concatenate(found)
 
     def _constants(self, trained, statistics):
-        """Tensors of the update: trained weights, scales of the gradients and of the decay."""
-        trained = [ops.convert_to_tensor(value) for value in trained]
+        """Tensors of the update: rate, decay, trained weights; scales of gradients and decay."""
+        settings = [ops.convert_to_tensor(np.float32(x)) for x in (self.learning_rate, self.decay)]
+        settings.append([ops.convert_to_tensor(value) for value in trained])
         if self.rule == "sgd":
             if statistics is not None:
                 raise ValueError('`statistics` are for `rule="rms"`; leave them out.')
-            return trained, [], []
+            return tuple(settings)
         shapes = [tuple(one.shape) for one in statistics or []]
         if shapes != [tuple(value.shape) for value in trained]:
             raise ValueError(
@@ -194,59 +206,61 @@ class DynamicEvaluation:
         mean = float(mean / sum(one.size for one in statistics))
         most = 1.0 / self.decay if self.decay else np.inf
         scales = [np.minimum(one / mean, most).astype("float32") for one in statistics]
-        steps = [1.0 / (one + self.epsilon) for one in statistics]
-        return (
-            trained,
-            [ops.convert_to_tensor(one.astype("float32")) for one in steps],
-            [ops.convert_to_tensor(one) for one in scales],
-        )
+        steps = [(1.0 / (one + self.epsilon)).astype("float32") for one in statistics]
+        for group in (steps, scales):
+            settings.append([ops.convert_to_tensor(one) for one in group])
+        return tuple(settings)
 
-    def _update(self, values, gradients, trained, steps, pulls):
-        new = []
-        for i, (value, gradient) in enumerate(zip(values, gradients, strict=True)):
-            gradient = ops.cast(gradient, value.dtype)
-            pull = self.decay * (trained[i] - value)
-            if self.rule == "rms":
-                gradient, pull = gradient * steps[i], pull * pulls[i]
-            new.append(value - self.learning_rate * gradient + pull)
-        return new
+
+def _sgd(values, gradients, learning_rate, decay, trained):
+    return [
+        value
+        - ops.cast(learning_rate * ops.cast(gradient, "float32"), value.dtype)
+        + ops.cast(decay, value.dtype) * (first - value)
+        for value, gradient, first in zip(values, gradients, trained, strict=True)
+    ]
+
+
+def _rms(values, gradients, learning_rate, decay, trained, steps, pulls):
+    scaled = [ops.cast(g, "float32") * one for g, one in zip(gradients, steps, strict=True)]
+    return [
+        value
+        - ops.cast(learning_rate * gradient, value.dtype)
+        + ops.cast(decay * pull, value.dtype) * (first - value)
+        for value, gradient, first, pull in zip(values, scaled, trained, pulls, strict=True)
+    ]
+
+
+_UPDATES = {"sgd": _sgd, "rms": _rms}
 
 
 def _loss_function(lm):
     """From a piece in its context to the mean loss of the piece, all losses, and the state."""
 
-    def function(token_ids, labels, weights, counted, state):
-        losses = lm(
-            token_ids,
-            labels=labels,
-            weights=weights,
-            state=state or None,
-            return_state=bool(state),
-            output="loss",
-            training=False,
+    def function(token_ids, labels, exists, state):
+        # The body reads the context again, with its new weights; the block goes on.
+        x = lm.body.features(token_ids, None)[:, -labels.shape[1] :]
+        losses, state = lm.block(
+            x, labels, state=state, x_mask=exists, return_state=True, output="loss"
         )
-        losses, after = losses if state else (losses, {})
-        total = ops.sum(ops.where(counted, losses["loss"], 0.0))
-        mean = total / ops.maximum(ops.sum(ops.cast(counted, "float32")), 1.0)
-        return mean, (losses["loss"], after)
+        total = ops.sum(ops.where(exists, losses["loss"], 0.0))
+        mean = total / ops.maximum(ops.sum(ops.cast(exists, "float32")), 1.0)
+        return mean, (losses["loss"], state)
 
     return function
 
 
 def _arguments(tokens, start, stop):
-    """Tensors of a piece, tokens [start + 1, stop + 1), after the context before it.
+    """Tensors of a piece, tokens [start + 1, stop + 1), and of the context before it.
 
-    Filled up to `stop` labels at the end, so that few shapes are compiled; what is filled up has
-    no weight and comes after everything.
+    Filled up to `stop` labels at the end, so that few shapes are compiled; what is filled up does
+    not exist and comes after everything.
     """
-    count = len(tokens) - 1
     padded = np.zeros(stop + 1, "int32")
     padded[: len(tokens)] = tokens
-    places = np.arange(stop)
-    weights = (places < count).astype("float32")
-    counted = (places >= start) & (places < count)
+    exists = np.arange(start, stop) < len(tokens) - 1
     return tuple(
-        ops.convert_to_tensor(array[None]) for array in (padded[:-1], padded[1:], weights, counted)
+        ops.convert_to_tensor(array[None]) for array in (padded[:-1], padded[start + 1 :], exists)
     )
 
 

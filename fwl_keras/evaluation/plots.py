@@ -101,66 +101,72 @@ def plot_gain(
     _save(figure, path)
 
 
-def gain_by_position(
-    gain: np.ndarray,
-    positions: np.ndarray,
-    documents: np.ndarray,
+def plot_gains(
+    gains: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]],
+    path: str | Path,
     *,
-    bins_per_doubling: float = 1,
-    min_documents: int = 5,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, np.ndarray]:
-    """Averages a gain over bins of positions that grow like their position does.
-
-    The error is a bootstrap over documents: tokens of one document are no independent samples.
+    title: str = "Improvement over the baseline",
+) -> None:
+    """Draws gains against several properties of tokens side by side, as the paper's Figure 2.
 
     Args:
-        gain: float [N, T], a gain per token; NaN where there is no token.
-        positions: int [N, T], place of each token in its document, from 1.
-        documents: int [N], the document of each window.
-        bins_per_doubling: Bins between a position and twice that position.
-        min_documents: A bin with fewer documents is left out.
-        resamples: Samples of the bootstrap.
-        seed: Its seed.
-
-    Returns:
-        `position` (the bin's geometric middle), `mean`, `low` and `high` (95 % interval) and
-        `tokens`, each of shape [bins].
-
-    Raises:
-        ValueError: No bin has enough documents.
+        gains: By what the axis shows, by the model's label, what `gain_by` returned. Where values
+            begin with 0 the axis does, too.
+        path: PNG file to write.
+        title: Stands above.
     """
-    there = np.isfinite(gain)
-    bins = np.floor(np.log2(np.maximum(positions, 1)) * bins_per_doubling + 1e-9).astype(int)
-    count_bins, count_documents = int(bins[there].max(initial=0)) + 1, int(documents.max()) + 1
-    # One cell for each document and bin, to be resampled by documents.
-    cells = (np.broadcast_to(documents[:, np.newaxis], gain.shape) * count_bins + bins)[there]
-    shape = count_documents, count_bins
-    sums = np.bincount(cells, gain[there], count_documents * count_bins).reshape(shape)
-    tokens = np.bincount(cells, minlength=count_documents * count_bins).reshape(shape)
-    kept = (tokens > 0).sum(axis=0) >= min_documents
-    if not kept.any():
-        raise ValueError(
-            f"documents has too few documents for min_documents={min_documents} in any bin; give "
-            "more documents or a smaller min_documents"
-        )
-    sums, tokens = sums[:, kept], tokens[:, kept]
-    # How often each document is drawn, sample by sample: [resamples, documents].
-    drawn = np.random.default_rng(seed).multinomial(
-        count_documents, np.full(count_documents, 1 / count_documents), size=resamples
-    )
-    with np.errstate(invalid="ignore"):
-        means = (drawn @ sums) / (drawn @ tokens)
-    low, high = np.nanpercentile(means, [2.5, 97.5], axis=0)
-    edges = 2.0 ** (np.arange(count_bins + 1) / bins_per_doubling)
-    return {
-        "position": np.sqrt(edges[:-1] * edges[1:])[kept],
-        "mean": sums.sum(axis=0) / tokens.sum(axis=0),
-        "low": low,
-        "high": high,
-        "tokens": tokens.sum(axis=0),
-    }
+    figure = Figure(figsize=(4.2 * len(gains), 3.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11)
+    all_axes = figure.subplots(1, len(gains), sharey=True, squeeze=False)[0]
+    for axes, (what, curves) in zip(all_axes, gains.items(), strict=True):
+        _style(axes)
+        axes.axhline(0.0, color="0.4", linewidth=0.8)
+        for (label, gain), color in zip(curves.items(), _COLORS, strict=False):
+            axes.fill_between(
+                gain["value"], gain["low"], gain["high"], color=color, alpha=0.2, linewidth=0
+            )
+            axes.plot(
+                gain["value"], gain["mean"], color=color, marker="o", markersize=3.5, label=label
+            )
+        if any(gain["from"][0] == 0 for gain in curves.values()):
+            axes.set_xscale("symlog", linthresh=1.0)
+        else:
+            axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(_plain_numbers())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(what)
+    all_axes[0].set_ylabel("lower loss (nats per token)")
+    all_axes[0].legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def plot_sizes(
+    points: Mapping[str, Sequence[tuple[int, float]]],
+    path: str | Path,
+    *,
+    title: str = "Gain against the size of the model",
+) -> None:
+    """Draws how much lower perplexities are than the baseline's of the same size.
+
+    Args:
+        points: By label, pairs of a number of parameters and percent.
+        path: PNG file to write.
+        title: Stands above.
+    """
+    figure, axes = _axes(title)
+    for (label, pairs), color in zip(points.items(), _COLORS, strict=False):
+        sizes, percents = zip(*sorted(pairs), strict=True)
+        axes.plot(sizes, percents, color=color, marker="o", markersize=4, label=label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter(_plain_numbers())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(bottom=min(0.0, *(percent for pairs in points.values() for _, percent in pairs)))
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("lower perplexity (percent)")
+    axes.legend(frameon=False)
+    _save(figure, path)
 
 
 def _axes(title: str):
@@ -169,10 +175,14 @@ def _axes(title: str):
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=11)
+    _style(axes)
+    return figure, axes
+
+
+def _style(axes) -> None:
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _plain_numbers() -> FuncFormatter:

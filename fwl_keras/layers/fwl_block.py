@@ -340,17 +340,18 @@ class FWLBlock(keras.layers.Layer):
         batch, total = ops.shape(x)[0], x.shape[1]
         length = self.segment_length or total
         chunk = self._chunk_length(total)
-        sums = position = None
+        anchor = running = position = None
         results = []
         for start in range(0, total, length):
             part = slice(start, start + length)
             piece = x[:, part], labels[:, part], weights[:, part]
-            features, slow_loss, running = self._segment(*piece, sums, chunk)
+            # All that was read before is in the anchor: no running sums to carry in, or to read.
+            features, slow_loss, running = self._segment(*piece, (anchor, None), chunk)
             results.append((features, slow_loss))
             position = ops.full((batch,), min(length, total - start), "int32")
-            sums, position = self._consolidate(sums, running, position)
+            (anchor, running), position = self._consolidate(anchor, running, position)
         features, slow_loss = (ops.concatenate(r, axis=1) for r in zip(*results, strict=True))
-        return features, slow_loss, _join(*sums, position)
+        return features, slow_loss, _join(anchor, running, position)
 
     def _adapt(self, x, labels, weights, exists, state):
         """Rows at places of their own, or a length not known yet: segments are gathered."""
@@ -373,7 +374,7 @@ class FWLBlock(keras.layers.Layer):
                 piece_x, piece_labels, piece_weights, sums, chunk
             )
             position = position + ops.sum(ops.cast(valid, "int32"), axis=1)
-            sums, position = self._consolidate(sums, running, position)
+            sums, position = self._consolidate(anchor, running, position)
             features = scatter_rows(features, places, valid, new_features, total)
             slow_loss = scatter_rows(slow_loss, places, valid, new_loss, total)
             return *sums, position, features, slow_loss
@@ -398,13 +399,13 @@ class FWLBlock(keras.layers.Layer):
             x: tensor [B, P, D].
             labels: int32 tensor [B, P].
             weights: float32 tensor [B, P]; 0 where a token takes no step.
-            sums: pair of the anchor and the running sums, dicts of [B, ...], or None for zeros.
+            sums: pair of the anchor and the running sums, dicts of [B, ...], None for zeros.
             chunk: tokens a chunk.
 
         Returns:
             Features [B, P, S], slow loss [B, P], and the running sums with these tokens.
         """
-        anchor, running = sums or (None, None)
+        anchor, running = sums
         w, unread = self._adapted(x, *(() if anchor is None else (anchor,)))
         at_expand, at_project = unread["expand"], unread["project"]
 
@@ -453,9 +454,9 @@ class FWLBlock(keras.layers.Layer):
         n = self._skip(x, n)
         return n, slow_loss, {t: new[layer][name] for t, (layer, name) in FAST_WEIGHTS.items()}
 
-    def _consolidate(self, sums, running, position):
+    def _consolidate(self, anchor, running, position):
         """End the segment of every row that is full: A <- decay * (A + R), R <- 0."""
-        anchor = sums[0] if sums else {t: ops.zeros_like(r) for t, r in running.items()}
+        anchor = anchor or {t: ops.zeros_like(r) for t, r in running.items()}
         if self.segment_length is None:
             return (anchor, running), ops.zeros_like(position)
         full = ops.equal(position, self.segment_length)

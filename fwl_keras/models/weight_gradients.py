@@ -14,6 +14,7 @@ class WeightGradients:
         function: from tensors (in dicts and tuples) to a scalar loss and other tensors.
         update: from lists of values and gradients, and further tensors, to the variables' new
             values; None: the gradients are returned and nothing changes.
+        jit_compile: whether XLA compiles it on TensorFlow, as JAX does anyway.
 
     Call arguments:
         arguments: tuple of the function's tensors.
@@ -29,19 +30,21 @@ class WeightGradients:
         variables: list[keras.Variable],
         function: Callable,
         update: Callable | None = None,
+        *,
+        jit_compile: bool = False,
     ):
         backend = keras.backend.backend()
         if backend not in _MAKERS:
             raise ValueError(
                 f"Gradients need the Keras backend tensorflow or jax; it is {backend!r}."
             )
-        self._run = _MAKERS[backend](lm, variables, function, update)
+        self._run = _MAKERS[backend](lm, variables, function, update, jit_compile)
 
     def __call__(self, arguments: tuple, constants: tuple = ()):
         return self._run(arguments, constants)
 
 
-def _tensorflow(lm, variables, function, update):
+def _tensorflow(lm, variables, function, update, jit_compile):
     import tensorflow as tf
 
     graphs = {}
@@ -65,13 +68,13 @@ def _tensorflow(lm, variables, function, update):
         # One function with many shapes makes TensorFlow warn.
         shapes = tuple(tuple(a.shape) for a in tf.nest.flatten((arguments, constants)))
         if shapes not in graphs:
-            graphs[shapes] = tf.function(step, autograph=False)
+            graphs[shapes] = tf.function(step, autograph=False, jit_compile=jit_compile)
         return graphs[shapes](arguments, constants)
 
     return run
 
 
-def _jax(lm, variables, function, update):
+def _jax(lm, variables, function, update, jit_compile):
     import jax
 
     adapted = {id(v) for v in variables}

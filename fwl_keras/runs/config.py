@@ -21,13 +21,31 @@ PRESETS: dict[str, dict] = {
         # Its learning curves are on text read for the first time: no need for held-out text too.
         "validation_windows": 0,
     },
-    # A laptop's lunch break.
-    "tiny": {"layers": 3, "width": 128, "heads": 4, "steps": 2000},
-    # A GPU, or a night.
+    # Three minutes on two cores.
+    "tiny": {
+        "layers": 3,
+        "width": 128,
+        "heads": 4,
+        "length": 256,
+        "steps": 400,
+        "segment_length": 64,
+        "jit_compile": True,
+    },
+    # A quarter of an hour on two cores.
     "small": {
-        "layers": 6,
-        "width": 384,
-        "heads": 6,
+        "layers": 3,
+        "width": 128,
+        "heads": 4,
+        "length": 512,
+        "steps": 800,
+        "segment_length": 64,
+        "jit_compile": True,
+    },
+    # A GPU, or days.
+    "base": {
+        "layers": 12,
+        "width": 512,
+        "heads": 8,
         "vocab_size": 8192,
         "length": 512,
         "batch_size": 16,
@@ -40,6 +58,7 @@ PRESETS: dict[str, dict] = {
 
 DTYPES = ("float32", "mixed_bfloat16")
 BODIES = ("gemma", "transformer-xl")
+TRAINED_PARTS = ("all", "block")
 
 _AT_LEAST_ONE = (
     "layers",
@@ -68,6 +87,11 @@ class RunConfig:
         carry_state: Whether rows of batches walk through whole documents, the block's state carried
             from window to window; else windows are drawn at random, each with a fresh state.
         fast_weights: False trains the baseline: the same parameters, no steps while reading.
+        initial_step_size: Of the fast weights at the start; None for the block's own default.
+        learn_step_sizes: Whether step sizes and decays are learned.
+        initial_model: Directory of a finished run whose weights this one begins with and whose
+            tokeniser it uses; None for random weights.
+        trained_part: `"all"`, or `"block"` to leave the body as it is.
         length: Tokens in a training window.
         batch_size: Windows in a batch.
         steps: Optimizer steps.
@@ -98,6 +122,10 @@ class RunConfig:
     heads: int = 4
     segment_length: int | None = 128
     fast_weights: bool = True
+    initial_step_size: float | None = None
+    learn_step_sizes: bool = True
+    initial_model: str | None = None
+    trained_part: str = "all"
     carry_state: bool = False
     length: int = 256
     batch_size: int = 8
@@ -138,6 +166,16 @@ class RunConfig:
             f"must be a multiple of 2 * heads = {2 * self.heads}, for rotary positions",
         )
         self._require("body", self.body in BODIES, f"must be one of {', '.join(BODIES)}")
+        self._require(
+            "initial_step_size",
+            self.initial_step_size is None or self.initial_step_size > 0,
+            "must be above 0, or None",
+        )
+        self._require(
+            "trained_part",
+            self.trained_part in TRAINED_PARTS,
+            f"must be one of {', '.join(TRAINED_PARTS)}",
+        )
         self._require("dtype", self.dtype in DTYPES, f"must be one of {', '.join(DTYPES)}")
 
     def _require(self, name: str, holds: bool, what: str) -> None:

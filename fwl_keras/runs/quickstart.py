@@ -13,7 +13,8 @@ from rich.table import Table
 
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.evaluation import token_losses
-from fwl_keras.evaluation.plots import gain_by_position, plot_gain, plot_learning_curves
+from fwl_keras.evaluation.plots import plot_gain, plot_learning_curves
+from fwl_keras.evaluation.token_analysis import gain_by_position
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory, check_new, new_directory, replace_file

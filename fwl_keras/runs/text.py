@@ -17,6 +17,7 @@ from fwl_keras.data import (
 )
 from fwl_keras.data.sentencepiece_tokenizer import MIN_VOCAB_SIZE
 from fwl_keras.runs.config import RunConfig
+from fwl_keras.runs.directory import RunDirectory
 
 # A piece that is seen less often than this on average is learned by heart, not understood.
 _CHARACTERS_PER_ID = 100
@@ -99,11 +100,14 @@ def prepare_text(
     corpus = load_corpus(config.corpus)
     characters = corpus.counts()["train"]["characters"]
     say(f"{corpus.name}: {len(corpus.train):,} training documents, {characters:,} characters.")
-    vocab_size = min(config.vocab_size, max(MIN_VOCAB_SIZE, characters // _CHARACTERS_PER_ID))
-    texts = [document.text for document in corpus.train]
-    tokenizer = SentencePieceTokenizer.train(texts, vocab_size)
-    text = _encode(corpus, tokenizer)
-    if tokenizer.vocab_size < config.vocab_size:
+    if config.initial_model is not None:
+        tokenizer = SentencePieceTokenizer.load(RunDirectory.open(config.initial_model).tokenizer)
+    else:
+        vocab_size = min(config.vocab_size, max(MIN_VOCAB_SIZE, characters // _CHARACTERS_PER_ID))
+        texts = [document.text for document in corpus.train]
+        tokenizer = SentencePieceTokenizer.train(texts, vocab_size)
+    text = encode_corpus(corpus, tokenizer)
+    if config.initial_model is None and tokenizer.vocab_size < config.vocab_size:
         say(
             f"The text is small: its vocabulary has {tokenizer.vocab_size:,} ids instead of "
             f"{config.vocab_size:,}."
@@ -166,7 +170,7 @@ def reload_text(config: RunConfig, tokenizer: SentencePieceTokenizer, expected: 
     Raises:
         ValueError: The corpus cannot be read or is not the same any more.
     """
-    text = _encode(load_corpus(config.corpus), tokenizer)
+    text = encode_corpus(load_corpus(config.corpus), tokenizer)
     if text.description()["fingerprint"] != expected["fingerprint"]:
         raise ValueError(
             f"corpus={config.corpus!r} has changed since the run began: "
@@ -176,6 +180,12 @@ def reload_text(config: RunConfig, tokenizer: SentencePieceTokenizer, expected: 
     return text
 
 
-def _encode(corpus: Corpus, tokenizer: SentencePieceTokenizer) -> RunText:
+def encode_corpus(corpus: Corpus, tokenizer: SentencePieceTokenizer) -> RunText:
+    """Returns a corpus whose training documents are token ids.
+
+    Args:
+        corpus: The corpus.
+        tokenizer: The tokeniser.
+    """
     ids = tokenizer.encode_arrays([document.text for document in corpus.train])
     return RunText(corpus, tokenizer, token_stream(ids, eos_id=tokenizer.eos_id))

@@ -16,6 +16,7 @@ from fwl_keras.runs.callbacks import (
 )
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory, check_new, replace_file
+from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model, learning_rate_schedule
 from fwl_keras.runs.text import RunText, prepare_text, reload_text
 
@@ -97,6 +98,8 @@ def train(
         The trained model.
     """
     lm = build_model(config, text.tokenizer) if lm is None else lm
+    if config.initial_model is not None and not run.checkpoint.exists():
+        begin_with(lm, config.initial_model)
     if config.carry_state:
         # Before the checkpoint is read, which has the state in it.
         lm.carry_state(config.batch_size, carry_context=config.carry_context)
@@ -127,6 +130,25 @@ def restore(run: RunDirectory, lm: FWLCausalLM) -> int:
     if run.metrics.exists():
         run.rewind_metrics(done)
     return done
+
+
+def begin_with(lm: FWLCausalLM, path: str | Path) -> None:
+    """Gives a model the weights of a finished run.
+
+    Args:
+        lm: The model.
+        path: The run's directory.
+
+    Raises:
+        ValueError: There is no finished run, or its weights have other shapes.
+    """
+    try:
+        lm.set_weights(load_run_model(path).get_weights())
+    except ValueError as error:
+        raise ValueError(
+            f"initial_model={str(path)!r} does not fit: {error}; give the same body, layers, "
+            "width, heads and vocab_size as that run has"
+        ) from error
 
 
 def _fit(

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from run_helpers import tiny_config, write_book
 
-from fwl_keras.evaluation.plots import gain_by_position
+from fwl_keras.evaluation.token_analysis import gain_by_position
 from fwl_keras.runs.quickstart import choose_steps, quickstart, verdict
 
 

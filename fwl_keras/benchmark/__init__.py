@@ -1,0 +1,1 @@
+"""Fast weights and their rivals on one text, in one table."""

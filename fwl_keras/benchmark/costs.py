@@ -1,0 +1,128 @@
+"""What a row costs: seconds relative to plain reading, and memory.
+
+A process of its own for every row, `python -m fwl_keras.benchmark.costs REQUEST.json`, since a
+process's peak of memory is that of all it ever did.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fwl_keras.benchmark.rows import Row
+from fwl_keras.benchmark.workspace import Workspace
+
+# What is read: so many documents, so many windows of each.
+_DOCUMENTS = 8
+_WINDOWS = 2
+
+# How often both are timed, in turn.
+_ROUNDS = 3
+
+_MEGABYTE = 1024**2
+
+
+def measure_cost(workspace: Workspace, row: Row, settings: dict, seed: int) -> dict:
+    """Measures what a row costs, or returns what was measured before.
+
+    Args:
+        workspace: The benchmark; the row's model is trained.
+        row: The row.
+        settings: Its method's settings.
+        seed: The seed of its model.
+
+    Returns:
+        `seconds`, relative to plain reading (the same body without fast weights, documents side by
+        side), `megabytes` of memory that loading and reading took at most, `tokens_per_second`,
+        and `operations`, multiply-adds per token, None where they are not counted.
+    """
+    found = workspace.read_json("costs", row.name)
+    if found is not None:
+        return found
+    length = workspace.config.length
+    documents_ids = [
+        ids[: _WINDOWS * length] for ids in workspace.documents_ids("valid")[:_DOCUMENTS]
+    ]
+    with tempfile.TemporaryDirectory() as directory:
+        arrays = Path(directory) / "text.npz"
+        np.savez(
+            arrays,
+            training_windows=workspace.training_windows()[:_DOCUMENTS],
+            **{f"document_{i}": ids for i, ids in enumerate(documents_ids)},
+        )
+        request = {
+            "model": str(workspace.run(row.model, seed).path.resolve()),
+            "text": str(arrays),
+            "method": row.method,
+            "settings": settings,
+        }
+        file = Path(directory) / "request.json"
+        file.write_text(json.dumps(request), "utf-8")
+        command = [sys.executable, "-m", "fwl_keras.benchmark.costs", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring the cost of {row.title!r} failed:\n{done.stderr[-2000:]}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    workspace.write_json("costs", row.name, result)
+    return result
+
+
+def _measure(request: dict) -> dict:
+    from fwl_keras.benchmark.methods import METHODS
+    from fwl_keras.benchmark.reader import Reader
+    from fwl_keras.evaluation.operations import count_operations
+
+    method = METHODS[request["method"]]
+    with np.load(request["text"]) as arrays:
+        text = dict(arrays)
+    windows = text.pop("training_windows")
+    documents_ids = [text[f"document_{i}"] for i in range(len(text))]
+
+    def reader(fast_weights):
+        return Reader.open(request["model"], windows, fast_weights=fast_weights, progress=False)
+
+    before = _resident_bytes()
+    adapting = reader(method.adds_fast_weights or None)
+
+    def read():
+        method.losses(adapting, documents_ids, request["settings"])
+
+    read()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    plain = reader(False)
+
+    def read_plain():
+        METHODS["plain"].losses(plain, documents_ids, {})
+
+    read_plain()
+    seconds = {"row": [], "plain": []}
+    for _ in range(_ROUNDS):
+        for name, function in (("row", read), ("plain", read_plain)):
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    ratios = np.divide(seconds["row"], seconds["plain"])
+    try:
+        operations = method.operations(count_operations(adapting.lm, adapting.length))
+    except ValueError:  # a body that they are not counted for
+        operations = None
+    return {
+        "seconds": float(np.median(ratios)),
+        "megabytes": peak / _MEGABYTE,
+        "tokens_per_second": sum(map(len, documents_ids)) / float(np.median(seconds["row"])),
+        "operations": operations,
+    }
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(json.loads(Path(sys.argv[1]).read_text("utf-8")))))

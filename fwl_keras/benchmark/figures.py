@@ -1,0 +1,199 @@
+"""The pictures of a benchmark, and the words and documents that gain and lose most."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fwl_keras.benchmark.rows import ROWS
+from fwl_keras.benchmark.workspace import Workspace
+from fwl_keras.evaluation.plots import plot_gains, plot_sizes
+from fwl_keras.evaluation.token_analysis import (
+    TokenTable,
+    doubling_edges,
+    gain_by,
+    gain_by_document,
+    gain_by_word,
+)
+from fwl_keras.runs.directory import replace_file
+
+BASELINE = "baseline.plain"
+
+# Rows of the picture of gains, by label.
+_GAINS = {
+    "fast weights, state carried": "fast_weights.carried",
+    "dynamic evaluation, RMS": "baseline.rms",
+    "fast weights, windows": "fast_weights.windows",
+}
+_GAINS_THIRD = {
+    "fast weights, state carried": "two_thirds_fast_weights.carried",
+    "dynamic evaluation, RMS": "two_thirds_baseline.rms",
+}
+
+# Rows of the picture of sizes: by label, pairs of a row and the baseline of the same body.
+_SIZES = {
+    "fast weights, windows": [
+        ("smaller_fast_weights.windows", "smaller_baseline.plain"),
+        ("fast_weights.windows", BASELINE),
+        ("larger_fast_weights.windows", "larger_baseline.plain"),
+    ],
+    "fast weights, state carried": [
+        ("smaller_fast_weights.carried", "smaller_baseline.plain"),
+        ("fast_weights.carried", BASELINE),
+        ("larger_fast_weights.carried", "larger_baseline.plain"),
+    ],
+    "dynamic evaluation, RMS": [
+        ("baseline.rms", BASELINE),
+        ("larger_baseline.rms", "larger_baseline.plain"),
+    ],
+}
+
+# Words that occur less often say little; so many of each kind are named.
+_MIN_OCCURRENCES = 10
+_NAMED = 12
+
+# Bins with few tokens are all noise.
+_MIN_DOCUMENTS = 10
+
+
+def gains_picture(workspace: Workspace, path: Path, *, third: bool = False) -> dict | None:
+    """Draws where the gains come from, as the paper's Figure 2, on the first seed's models.
+
+    Args:
+        workspace: The benchmark.
+        path: PNG file to write.
+        third: Whether to read what two thirds of the training documents leave out, as the paper
+            does, instead of the test documents.
+
+    Returns:
+        The gains that were drawn, or None where too little was measured.
+    """
+    split, rows, base = (
+        ("third", _GAINS_THIRD, "two_thirds_baseline.plain")
+        if third
+        else (
+            "test",
+            _GAINS,
+            BASELINE,
+        )
+    )
+    baseline = _losses(workspace, base, split)
+    found = {label: _losses(workspace, row, split) for label, row in rows.items()}
+    found = {label: losses for label, losses in found.items() if losses is not None}
+    if baseline is None or not found:
+        return None
+    training = workspace.two_thirds[0].stream if third else workspace.text.stream
+    table = TokenTable.make(
+        workspace.documents_ids(split), training, workspace.text.tokenizer.vocab_size
+    )
+    kinds = {
+        "position in the document": (table.positions, False),
+        "times in the training text": (table.frequencies, True),
+        "times earlier in the document": (table.occurrences, True),
+    }
+    gains = {}
+    for what, (values, zero) in kinds.items():
+        edges = doubling_edges(int(values.max()), zero=zero and bool((values == 0).any()))
+        documents = min(_MIN_DOCUMENTS, int(table.documents.max()) + 1)
+        gains[what] = {
+            label: gain_by(
+                baseline - losses, values, table.documents, edges, min_documents=documents
+            )
+            for label, losses in found.items()
+        }
+    where = "a third of the training documents" if third else "test documents"
+    title = f"Improvement over the baseline, {where} (bands: 95 %)"
+    replace_file(path, lambda file: plot_gains(gains, file, title=title))
+    return {
+        what: {
+            label: {name: values.tolist() for name, values in one.items()}
+            for label, one in curves.items()
+        }
+        for what, curves in gains.items()
+    }
+
+
+def extremes(workspace: Workspace) -> dict[str, list[str]]:
+    """Names the test words and documents that fast weights, carried, help and hurt most.
+
+    Returns:
+        By title, lines; empty where too little was measured.
+    """
+    baseline = _losses(workspace, BASELINE, "test")
+    losses = _losses(workspace, "fast_weights.carried", "test")
+    if baseline is None or losses is None:
+        return {}
+    gain = baseline - losses
+    documents_ids = workspace.documents_ids("test")
+    table = TokenTable.make(
+        documents_ids, workspace.text.stream, workspace.text.tokenizer.vocab_size
+    )
+    pieces = workspace.text.tokenizer.token_bytes(range(workspace.text.tokenizer.vocab_size))
+    words = [
+        (total / count, total, count, word)
+        for word, (total, count) in gain_by_word(gain, documents_ids, pieces).items()
+        if count >= _MIN_OCCURRENCES
+    ]
+    totals, tokens = gain_by_document(gain, table.documents)
+    names = [one.name for one in workspace.text.corpus.test if one.text]
+    documents = sorted(zip(totals / tokens, tokens, names, strict=False), reverse=True)
+
+    def of_words(chosen):
+        return [
+            f"`{word}`: {total:+.0f} nats in all, {mean:+.2f} each of {count}"
+            for mean, total, count, word in chosen
+        ]
+
+    def of_documents(chosen):
+        return [
+            f"{name}: {mean:+.3f} nats per token, {size:,} tokens" for mean, size, name in chosen
+        ]
+
+    by_total = sorted(words, key=lambda one: one[1])
+    return {
+        "Words that gain most": of_words(by_total[::-1][:_NAMED]),
+        "Words that lose most": of_words([one for one in by_total[:_NAMED] if one[1] < 0]),
+        "Documents that gain most": of_documents(documents[:_NAMED]),
+        "Documents that gain least": of_documents(documents[::-1][:_NAMED]),
+    }
+
+
+def sizes_picture(workspace: Workspace, path: Path) -> dict | None:
+    """Draws gains on the test documents against the number of parameters.
+
+    Args:
+        workspace: The benchmark.
+        path: PNG file to write.
+
+    Returns:
+        The points that were drawn, or None where fewer than two sizes were measured.
+    """
+    points: dict[str, list] = {}
+    for label, pairs in _SIZES.items():
+        for better, baseline in pairs:
+            cells = [workspace.read_json("cells", f"{name}-0") for name in (better, baseline)]
+            if None in cells:
+                continue
+            values = [cell["splits"]["test"]["perplexity"] for cell in cells]
+            size = _parameters(workspace, ROWS[better].model)
+            if None not in values:
+                points.setdefault(label, []).append((size, 100 * (1 - values[0] / values[1])))
+    points = {label: pairs for label, pairs in points.items() if len(pairs) > 1}
+    if not points:
+        return None
+    replace_file(path, lambda file: plot_sizes(points, file))
+    return points
+
+
+def _parameters(workspace: Workspace, model: str) -> int:
+    from fwl_keras.runs.load import load_run_model
+
+    known = workspace.read_json("costs", f"parameters-{model}")
+    if known is None:
+        known = {"parameters": load_run_model(workspace.run(model, 0).path).count_params()}
+        workspace.write_json("costs", f"parameters-{model}", known)
+    return known["parameters"]
+
+
+def _losses(workspace: Workspace, row: str, split: str) -> np.ndarray | None:
+    losses = workspace.read_losses(f"{row}-0")
+    return None if losses is None else losses.get(split)

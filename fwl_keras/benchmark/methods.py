@@ -1,0 +1,220 @@
+"""The ways in which a benchmark's models read documents."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fwl_keras.benchmark.reader import Reader
+from fwl_keras.evaluation import DynamicEvaluation, document_losses
+from fwl_keras.evaluation.hidden_state_optimisation import HiddenStateOptimisation
+from fwl_keras.evaluation.hill_climb import logarithmic_scale
+from fwl_keras.evaluation.operations import Operations
+from fwl_keras.layers.fwl_block import FAST_WEIGHTS
+
+Losses = Callable[[Reader, Sequence[np.ndarray], dict], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of reading.
+
+    Attributes:
+        name: Its name, also in files.
+        title: Its name in tables.
+        losses: From a reader, documents' token ids and settings to every token's loss in nats.
+        operations: Multiply-adds per token from a model's counts; the least that they can be.
+        start: Settings that a search begins with, by name; empty where nothing is tuned.
+        scales: From the tokens of a window to the settings' possible values, in the order in which
+            they are searched.
+        adds_fast_weights: Whether a model trained without fast weights reads with them.
+    """
+
+    name: str
+    title: str
+    losses: Losses
+    operations: Callable[[Operations], float]
+    start: Mapping[str, float] = field(default_factory=dict)
+    scales: Callable[[int], Mapping[str, Sequence[float]]] = lambda length: {}
+    adds_fast_weights: bool = False
+
+
+def _read(carry: bool) -> Losses:
+    def losses(reader, documents_ids, settings):
+        return document_losses(
+            reader.lm,
+            documents_ids,
+            length=reader.length,
+            batch_size=reader.batch_size,
+            eos_id=reader.eos_id,
+            pad_id=reader.pad_id,
+            carry=carry,
+            progress=reader.progress,
+        )
+
+    return losses
+
+
+def _read_with_steps(carry: bool) -> Losses:
+    read = _read(carry)
+
+    def losses(reader, documents_ids, settings):
+        block = reader.lm.block
+        block.set_step_sizes(dict.fromkeys(FAST_WEIGHTS, settings["step_size"]))
+        block.set_decays(dict.fromkeys(FAST_WEIGHTS, settings["decay"]))
+        return read(reader, documents_ids, settings)
+
+    return losses
+
+
+def _evaluate_dynamically(rule: str, weights: str) -> Losses:
+    def losses(reader, documents_ids, settings):
+        evaluation = DynamicEvaluation(
+            rule,
+            weights=weights,
+            context_length=reader.length,
+            **{**settings, "per_document": bool(settings["per_document"])},
+        )
+        statistics = None
+        if rule == "rms":
+            key = weights, evaluation.length
+            if key not in reader.statistics:
+                reader.statistics[key] = evaluation.statistics(
+                    reader.lm, reader.training_windows, progress=reader.progress
+                )
+            statistics = reader.statistics[key]
+        return evaluation.losses(
+            reader.lm,
+            documents_ids,
+            statistics,
+            eos_id=reader.eos_id,
+            jit_compile=reader.jit_compile,
+            compiled=reader.compiled,
+            progress=reader.progress,
+        )
+
+    return losses
+
+
+def _optimise_hidden_states(reader, documents_ids, settings):
+    return HiddenStateOptimisation(context_length=reader.length, **settings).losses(
+        reader.lm,
+        documents_ids,
+        eos_id=reader.eos_id,
+        progress=reader.progress,
+    )
+
+
+def _lengths(context_length):
+    """Pieces of a context between two steps."""
+    return [n for n in (16, 32, 64, 128, 256, 512) if n <= context_length]
+
+
+def _sgd_scales(context_length):
+    return {
+        "learning_rate": logarithmic_scale(1e-3, 10.0),
+        "length": _lengths(context_length),
+        "decay": [0.0, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1],
+        "per_document": [0, 1],
+    }
+
+
+def _rms_scales(context_length):
+    return {
+        "learning_rate": logarithmic_scale(1e-6, 1e-1),
+        "epsilon": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1],
+        "length": _lengths(context_length),
+        "decay": [0.0, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1],
+        "per_document": [0, 1],
+    }
+
+
+def _hidden_state_scales(context_length):
+    return {
+        "learning_rate": logarithmic_scale(1e-4, 1.0),
+        "length": _lengths(context_length),
+    }
+
+
+def _step_scales(context_length):
+    return {
+        "step_size": logarithmic_scale(1e-6, 1.0),
+        "decay": [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995],
+    }
+
+
+_SGD_START = {"learning_rate": 0.1, "length": 64, "decay": 1e-3, "per_document": 0}
+_RMS_START = {
+    "learning_rate": 1e-4,
+    "epsilon": 1e-3,
+    "length": 64,
+    "decay": 1e-3,
+    "per_document": 0,
+}
+
+_ALL = (
+    Method("plain", "plain", _read(carry=False), lambda count: count.plain),
+    Method("windows", "windows, each on its own", _read(carry=False), lambda count: count.adapting),
+    Method("carried", "state carried", _read(carry=True), lambda count: count.carrying),
+    Method(
+        "test_time_windows",
+        "fast weights at test time only, windows",
+        _read_with_steps(carry=False),
+        lambda count: count.adapting,
+        {"step_size": 1e-3, "decay": 0.95},
+        _step_scales,
+        adds_fast_weights=True,
+    ),
+    Method(
+        "test_time",
+        "fast weights at test time only, state carried",
+        _read_with_steps(carry=True),
+        lambda count: count.carrying,
+        {"step_size": 1e-3, "decay": 0.95},
+        _step_scales,
+        adds_fast_weights=True,
+    ),
+    Method(
+        "sgd",
+        "dynamic evaluation, SGD",
+        _evaluate_dynamically("sgd", "all"),
+        lambda count: count.dynamic_evaluation,
+        _SGD_START,
+        _sgd_scales,
+    ),
+    Method(
+        "rms",
+        "dynamic evaluation, RMS",
+        _evaluate_dynamically("rms", "all"),
+        lambda count: count.dynamic_evaluation,
+        _RMS_START,
+        _rms_scales,
+    ),
+    Method(
+        "block",
+        "dynamic evaluation of the block only, RMS",
+        _evaluate_dynamically("rms", "block"),
+        lambda count: count.dynamic_evaluation_of_block,
+        _RMS_START,
+        _rms_scales,
+    ),
+    Method(
+        "hidden_states",
+        "hidden-state optimisation",
+        _optimise_hidden_states,
+        lambda count: count.hidden_state_optimisation,
+        {"learning_rate": 3e-3, "length": 64},
+        _hidden_state_scales,
+    ),
+    Method(
+        "carried_rms",
+        "state carried, and dynamic evaluation, RMS",
+        _evaluate_dynamically("rms", "all"),
+        lambda count: count.adapting_and_dynamic_evaluation,
+        _RMS_START,
+        _rms_scales,
+    ),
+)
+
+# By name: every way of reading.
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}

@@ -1,0 +1,238 @@
+"""A benchmark's results as a table, as JSON and as Markdown."""
+
+import json
+import os
+import platform
+import statistics
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.table import Table
+
+from fwl_keras.benchmark.rows import MAIN, ROWS, THIRD, Row
+from fwl_keras.benchmark.workspace import Workspace
+from fwl_keras.runs.directory import replace_file
+
+_PACKAGES = ("fwl_keras", "keras", "tensorflow", "jax", "keras-hub", "numpy")
+
+
+def collect(workspace: Workspace, command: str) -> dict:
+    """Gathers everything that was measured so far.
+
+    Args:
+        workspace: The benchmark.
+        command: The command that measures it.
+
+    Returns:
+        `command`, `corpus`, `unit`, `config`, `environment`, and `rows`: for each that was
+        measured its title, settings, and by seed and split its perplexity, and its cost.
+    """
+    config = json.loads(workspace.config.to_json())
+    # Where the text and other models were on this machine is nobody's concern.
+    config = {
+        name: value
+        for name, value in config.items()
+        if name not in ("corpus", "seed", "fast_weights", "initial_model", "trained_part")
+    }
+    return {
+        "command": command,
+        "corpus": workspace.text.corpus.name,
+        "unit": f"perplexity per {workspace.unit}",
+        "config": config,
+        "environment": environment(),
+        "rows": [found for row in ROWS.values() if (found := _row(workspace, row))],
+        "searches": {
+            row.search: search
+            for row in ROWS.values()
+            if (search := workspace.read_json("searches", row.search))
+        },
+    }
+
+
+def environment() -> dict:
+    """Returns machine and versions, for the record."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        **{name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _row(workspace: Workspace, row: Row) -> dict | None:
+    pattern = f"{row.name}-*.json"
+    cells = [
+        json.loads(path.read_text("utf-8")) for path in (workspace.path / "cells").glob(pattern)
+    ]
+    if not cells:
+        return None
+    cells.sort(key=lambda cell: cell["seed"])
+    return {
+        "name": row.name,
+        "title": row.title,
+        "group": row.group,
+        "settings": cells[0]["settings"],
+        "seeds": [cell["seed"] for cell in cells],
+        "perplexity": {
+            split: [cell["splits"][split]["perplexity"] for cell in cells]
+            for split in cells[0]["splits"]
+        },
+        "cost": workspace.read_json("costs", row.name),
+    }
+
+
+def summary(values: list[float | None]) -> str:
+    """Returns a mean, with the values' standard deviation where there are several.
+
+    Args:
+        values: One number a seed; None where there was none.
+
+    Returns:
+        For example "171.3", "171.3 ± 0.4", or "diverges".
+    """
+    if any(value is None for value in values):
+        return "diverges"
+    mean = statistics.fmean(values)
+    text = f"{mean:,.1f}" if mean < 1e5 else f"{mean:.1e}"
+    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.1f}"
+
+
+def table_lines(result: dict, groups: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
+    """Returns head and lines of the table of some groups of rows.
+
+    Args:
+        result: What `collect` returned.
+        groups: Groups of rows.
+
+    Returns:
+        The columns' names, and a list of texts for each row.
+    """
+    rows = [row for row in result["rows"] if row["group"] in groups]
+    splits = list(dict.fromkeys(split for row in rows for split in row["perplexity"]))
+    names = {"valid": "valid", "test": "test", "third": "the other third"}
+    head = ["", *(names[split] for split in splits), "seeds"]
+    head += ["million operations", "seconds", "MB"]
+    lines = []
+    for row in rows:
+        cost = row["cost"] or {}
+        operations, seconds, memory = (
+            cost.get(key) for key in ("operations", "seconds", "megabytes")
+        )
+        lines.append(
+            [
+                row["title"],
+                *(summary(row["perplexity"].get(split, [None])) for split in splits),
+                str(len(row["seeds"])),
+                "" if operations is None else f"{operations / 1e6:.2f}",
+                "" if seconds is None else f"{seconds:.2f}",
+                "" if memory is None else f"{memory:,.0f}",
+            ]
+        )
+    return head, lines
+
+
+def rich_table(result: dict, groups: tuple[str, ...], title: str) -> Table:
+    """Returns the table of some groups of rows, for a terminal."""
+    head, lines = table_lines(result, groups)
+    table = Table(title=title)
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i else "left")
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def markdown_table(result: dict, groups: tuple[str, ...]) -> str:
+    """Returns the table of some groups of rows, in Markdown."""
+    head, lines = table_lines(result, groups)
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines)) + "\n"
+
+
+def gain(result: dict, better: str, baseline: str, split: str) -> list[float] | None:
+    """Percents by which one row is lower than another, for each seed that both have.
+
+    Args:
+        result: What `collect` returned.
+        better: Name of a row.
+        baseline: Name of the row that it is compared with.
+        split: `"valid"`, `"test"` or `"third"`.
+
+    Returns:
+        The percents, or None where nothing can be compared.
+    """
+    rows = {row["name"]: row for row in result["rows"]}
+    if better not in rows or baseline not in rows:
+        return None
+    values = [
+        dict(zip(rows[name]["seeds"], rows[name]["perplexity"].get(split, []), strict=False))
+        for name in (better, baseline)
+    ]
+    seeds = [s for s in values[0] if s in values[1] and None not in (values[0][s], values[1][s])]
+    return [100 * (1 - values[0][s] / values[1][s]) for s in seeds] or None
+
+
+def write(result: dict, json_file: Path, markdown_file: Path, pictures: dict[str, Path]) -> None:
+    """Writes the results.
+
+    Args:
+        result: What `collect` returned.
+        json_file: File to write.
+        markdown_file: File to write.
+        pictures: By title, pictures beside the Markdown file.
+    """
+    text = json.dumps(result, indent=2) + "\n"
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(json_file, lambda file: file.write_text(text, "utf-8"))
+    page = markdown(result, {title: path.name for title, path in pictures.items()})
+    replace_file(markdown_file, lambda file: file.write_text(page, "utf-8"))
+
+
+def markdown(result: dict, pictures: dict[str, str]) -> str:
+    """Returns the results as a page.
+
+    Args:
+        result: What `collect` returned.
+        pictures: By title, names of files beside the page.
+    """
+    config, about = result["config"], result["environment"]
+    where = ", ".join(f"{name} {value}" for name, value in about.items() if name != "machine")
+    parts = [
+        f"# {result['corpus']}: fast weights and dynamic evaluation\n",
+        f"`{result['command']}`, on {about['machine']} ({where}). {result['unit'].capitalize()}; "
+        f"body of {config['layers']} layers of width {config['width']}, vocabulary of "
+        f"{config['vocab_size']:,}, {config['steps']:,} steps of {config['batch_size']} x "
+        f"{config['length']} tokens.\n",
+        markdown_table(result, (MAIN, "more")),
+        "*Million operations*: multiply-adds of matrix products per token, counted; for dynamic "
+        "evaluation the least that it can be (one pass and its gradients; what is read again with "
+        "the new weights comes on top). *Seconds* relative to plain reading of the same body with "
+        "documents side by side. *MB*: memory for loading and reading.\n",
+    ]
+    if any(row["group"] == "sizes" for row in result["rows"]):
+        parts += ["## Other sizes of the body\n", markdown_table(result, ("sizes",))]
+    if any(row["group"] == THIRD for row in result["rows"]):
+        parts += [
+            "## Trained on two thirds of the training documents, read on the other third\n",
+            markdown_table(result, (THIRD,)),
+        ]
+    searched = [row for row in result["rows"] if row["settings"]]
+    if searched:
+        parts.append("## Settings found\n")
+        parts += [f"* {row['title']}: {_settings(row['settings'])}" for row in searched]
+        parts.append("")
+    for title, name in pictures.items():
+        parts.append(f"## {title}\n\n![{title}]({name})\n")
+    for title, lines in result.get("extremes", {}).items():
+        parts += [f"## {title}\n", *(f"* {line}" for line in lines), ""]
+    return "\n".join(parts)
+
+
+def _settings(settings: dict) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in settings.items())

@@ -1,0 +1,146 @@
+"""A benchmark from beginning to end, or as much of it as is missing."""
+
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fwl_keras.benchmark import report
+from fwl_keras.benchmark.cells import measure_cell
+from fwl_keras.benchmark.costs import measure_cost
+from fwl_keras.benchmark.figures import extremes, gains_picture, sizes_picture
+from fwl_keras.benchmark.rows import MAIN, ROWS, SIZES, THIRD, Row
+from fwl_keras.benchmark.workspace import Workspace
+from fwl_keras.runs.config import RunConfig
+
+
+def run_benchmark(
+    path: str | Path,
+    config: RunConfig,
+    console: Console | None = None,
+    *,
+    seeds: int = 3,
+    rows: Sequence[str] = (),
+    costs: bool = True,
+    results: str | Path | None = None,
+    command: str = "fwl-keras benchmark",
+) -> dict:
+    """Measures what is missing of a benchmark's table, and writes all that there is.
+
+    Everything is kept as soon as it is known: interrupted, the same call goes on.
+
+    Args:
+        path: The benchmark's directory; one that is there already must have the same `config`.
+        config: What all models have in common; its seed is not used.
+        console: Where to report; by default nowhere.
+        seeds: Seeds of the main rows.
+        rows: Patterns of rows' names to measure, such as `"baseline.*"`; none: all rows.
+        costs: Whether to measure seconds and memory, too (on an idle machine, please).
+        results: Directory of the results; None for `path`.
+        command: What to name as the command in the results.
+
+    Returns:
+        What the JSON file holds.
+
+    Raises:
+        ValueError: There is something else in the directory, no row has such a name, or the corpus
+            has no test documents.
+    """
+    console = console or Console(quiet=True)
+    chosen = choose_rows(rows)
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1; received seeds={seeds}")
+    workspace = Workspace.open(path, config.replace(seed=0), console)
+    for split in ("valid", "test"):
+        if not workspace.documents_ids(split):
+            raise ValueError(
+                f"corpus={config.corpus!r} has no text in its {split} split; give a corpus of more "
+                "documents"
+            )
+    tasks = order(chosen, seeds)
+    for number, (row, seed) in enumerate(tasks, start=1):
+        console.print(f"[bold]{number} of {len(tasks)}[/bold]: {row.title}, seed {seed}")
+        cell = measure_cell(workspace, row, seed, console)
+        for split, found in cell["splits"].items():
+            console.print(f"  {split}: {report.summary([found['perplexity']])}")
+    if costs:
+        for row in chosen:
+            console.print(f"Cost of: {row.title}")
+            settings = workspace.read_json("cells", f"{row.name}-0")["settings"]
+            measure_cost(workspace, row, settings, 0)
+    return _report(workspace, Path(results or path), console, command)
+
+
+def choose_rows(patterns: Sequence[str]) -> list[Row]:
+    """Returns the rows whose names match one of some patterns, in the table's order.
+
+    Args:
+        patterns: Such as `"baseline.*"`; none: all rows.
+
+    Raises:
+        ValueError: A pattern matches no row.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(ROWS, pattern):
+            raise ValueError(f"no row is called {pattern!r}; there are {', '.join(ROWS)}")
+    return [
+        row
+        for name, row in ROWS.items()
+        if not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    ]
+
+
+def order(rows: Sequence[Row], seeds: int) -> list[tuple[Row, int]]:
+    """Returns what is to be measured, what matters most first.
+
+    Args:
+        rows: Rows.
+        seeds: Seeds of the main ones.
+
+    Returns:
+        Pairs of a row and a seed.
+    """
+    main = [row for row in rows if row.group == MAIN]
+    more = [row for row in rows if row.group not in (MAIN, THIRD, SIZES)]
+    last = [row for row in rows if row.group in (THIRD, SIZES)]
+    return [
+        *((row, 0) for row in main),
+        *((row, seed) for seed in range(1, seeds) for row in main),
+        *((row, 0) for row in [*more, *last]),
+    ]
+
+
+def _report(workspace: Workspace, directory: Path, console: Console, command: str) -> dict:
+    result = report.collect(workspace, command)
+    directory.mkdir(parents=True, exist_ok=True)
+    name = workspace.path.resolve().name
+    files = {kind: directory / f"{name}-{kind}.png" for kind in ("gains", "gains-third", "sizes")}
+    drawn = {
+        "Where the gain comes from": (
+            files["gains"],
+            gains_picture(workspace, files["gains"]),
+        ),
+        "Where the gain comes from: trained on two thirds of the training documents": (
+            files["gains-third"],
+            gains_picture(workspace, files["gains-third"], third=True),
+        ),
+        "Gain against the size of the model": (
+            files["sizes"],
+            sizes_picture(workspace, files["sizes"]),
+        ),
+    }
+    drawn = {title: pair for title, pair in drawn.items() if pair[1] is not None}
+    result["pictures"] = {title: values for title, (_, values) in drawn.items()}
+    result["extremes"] = extremes(workspace)
+    pages = directory / f"{name}.json", directory / f"{name}.md"
+    report.write(result, *pages, {title: file for title, (file, _) in drawn.items()})
+    title = f"{result['corpus']}, {result['unit']}"
+    console.print(report.rich_table(result, (MAIN, "more", THIRD, SIZES), title))
+    measured = len(result["rows"])
+    console.print(
+        f"{measured} of {len(ROWS)} rows are measured; the table, {len(drawn)} pictures and all "
+        f"figures are in {pages[1]} and {pages[0]}.",
+        soft_wrap=True,
+    )
+    return result
