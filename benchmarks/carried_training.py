@@ -17,8 +17,6 @@ kept, so that the table can be filled over several sittings.
 import argparse
 import json
 import os
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -29,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fwl_keras  # noqa: F401  (registers the classes that the runs' models are made of)
+from fwl_keras.benchmark.environment import environment
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.evaluation import document_losses
 from fwl_keras.runs.config import RunConfig
@@ -61,11 +60,7 @@ def read_results(path: Path, settings: dict) -> dict:
         "command": "python benchmarks/carried_training.py",
         "unit": "nats; `nll` is the sum over a document's tokens",
         "settings": settings,
-        "environment": {
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("keras", "keras-hub", "tensorflow")},
-        },
+        "environment": environment(),
         "documents": {},
         "models": {},
     }

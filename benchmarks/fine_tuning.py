@@ -16,8 +16,6 @@ Finished rows are kept and skipped, so that the table can be filled over several
 import argparse
 import json
 import os
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -29,6 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fwl_keras.benchmark.environment import environment
 from fwl_keras.data import (
     SentencePieceTokenizer,
     TrainingBatches,
@@ -111,11 +110,7 @@ def read_results(path: Path, settings: dict) -> dict:
         "command": "python benchmarks/fine_tuning.py",
         "unit": "perplexity per token of held-out text",
         "settings": settings,
-        "environment": {
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("keras", "keras-hub", "tensorflow")},
-        },
+        "environment": environment(),
         "rows": {},
     }
 

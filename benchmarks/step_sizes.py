@@ -11,9 +11,7 @@ filled over several sittings.
 import argparse
 import json
 import os
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fwl_keras
+from fwl_keras.benchmark.environment import environment
 from fwl_keras.data import (
     SentencePieceTokenizer,
     TrainingBatches,
@@ -85,11 +84,7 @@ def read_results() -> dict:
         "command": "python benchmarks/step_sizes.py",
         "settings": SETTINGS,
         "default": DEFAULT,
-        "environment": {
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("keras", "keras-hub", "tensorflow")},
-        },
+        "environment": environment(),
         "cells": {},
     }
 

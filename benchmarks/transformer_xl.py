@@ -12,8 +12,6 @@ Runs continue where they were interrupted. Needs tf-models-official.
 import argparse
 import json
 import os
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -22,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fwl_keras  # noqa: F401  (registers the classes that the runs' models are made of)
+from fwl_keras.benchmark.environment import environment
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory, replace_file
 from fwl_keras.runs.evaluate import evaluate_run
@@ -94,11 +93,7 @@ def main() -> None:
         "command": "python benchmarks/transformer_xl.py",
         "unit": f"perplexity per {unit}",
         "settings": settings,
-        "environment": {
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("keras", "tensorflow", "tf-models-official")},
-        },
+        "environment": environment(),
         "models": results,
     }
     text = json.dumps(about, indent=2) + "\n"

@@ -39,7 +39,7 @@ def measure_cell(workspace: Workspace, row: Row, seed: int, console: Console) ->
     workspace.train(row.model, seed, console)
     settings = search_settings(workspace, row, console)
     console.print(f"{row.title}, seed {seed}")
-    reader = open_reader(workspace, row.model, row.method, seed)
+    reader = open_reader(workspace, row.model, row.method, seed, progress=not console.quiet)
     losses, splits = {}, {}
     for split in ("third",) if row.group == THIRD else ("valid", "test"):
         documents_ids = workspace.documents_ids(split)
@@ -55,7 +55,9 @@ def measure_cell(workspace: Workspace, row: Row, seed: int, console: Console) ->
     return result
 
 
-def open_reader(workspace: Workspace, model: str, method: str, seed: int) -> Reader:
+def open_reader(
+    workspace: Workspace, model: str, method: str, seed: int, *, progress: bool = True
+) -> Reader:
     """Returns a trained model, ready to read in some way.
 
     Args:
@@ -63,11 +65,13 @@ def open_reader(workspace: Workspace, model: str, method: str, seed: int) -> Rea
         model: Name of the model.
         method: Name of the way of reading.
         seed: The model's seed.
+        progress: Whether to draw progress bars.
     """
     return Reader.open(
         workspace.run(model, seed).path,
         workspace.training_windows(),
         fast_weights=METHODS[method].adds_fast_weights or None,
+        progress=progress,
     )
 
 
@@ -90,7 +94,7 @@ def search_settings(workspace: Workspace, row: Row, console: Console) -> dict:
         return kept["trials"][0]["settings"]
     model = row.settings_of or row.model
     workspace.train(model, SEARCH_SEED, console)
-    reader = open_reader(workspace, model, row.method, SEARCH_SEED)
+    reader = open_reader(workspace, model, row.method, SEARCH_SEED, progress=not console.quiet)
     documents_ids = workspace.documents_ids("valid")[::SEARCH_STRIDE]
     tokens = sum(map(len, documents_ids))
     console.print(f"Searching settings of {method.title} ({model}) on {tokens:,} tokens ...")

@@ -1,19 +1,15 @@
 """A benchmark's results as a table, as JSON and as Markdown."""
 
 import json
-import os
-import platform
 import statistics
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.table import Table
 
+from fwl_keras.benchmark.environment import environment
 from fwl_keras.benchmark.rows import MAIN, ROWS, THIRD, Row
 from fwl_keras.benchmark.workspace import Workspace
 from fwl_keras.runs.directory import replace_file
-
-_PACKAGES = ("fwl_keras", "keras", "tensorflow", "jax", "keras-hub", "numpy")
 
 
 def collect(workspace: Workspace, command: str) -> dict:
@@ -47,22 +43,6 @@ def collect(workspace: Workspace, command: str) -> dict:
             if (search := workspace.read_json("searches", row.search))
         },
     }
-
-
-def environment() -> dict:
-    """Returns machine and versions, for the record."""
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        **{name: found for name in _PACKAGES if (found := _version(name))},
-    }
-
-
-def _version(package):
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _row(workspace: Workspace, row: Row) -> dict | None:

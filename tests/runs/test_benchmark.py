@@ -1,0 +1,218 @@
+"""A whole benchmark on a few pages of text."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+from run_helpers import tiny_config, write_book
+
+from fwl_keras.benchmark import cells, report
+from fwl_keras.benchmark.methods import METHODS
+from fwl_keras.benchmark.models import MODELS
+from fwl_keras.benchmark.rows import ROWS
+from fwl_keras.benchmark.run import choose_rows, order, run_benchmark
+from fwl_keras.benchmark.workspace import Workspace
+
+CHOSEN = [
+    "baseline.plain",
+    "baseline.sgd",
+    "baseline.rms",
+    "baseline.test_time",
+    "fast_weights.windows",
+    "fast_weights.carried",
+    "tuned_block.carried",
+    "two_thirds_*",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("texts")
+    whole = write_book(tmp_path_factory.mktemp("book"), 90_000).read_text()
+    for number in range(45):
+        (directory / f"{number:02}.txt").write_text(whole[number * 1000 : (number + 1) * 1000])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def few_settings():
+    """Searches that take no time."""
+    scales = {
+        "learning_rate": [0.001, 0.01, 0.1],
+        "decay": [1e-3, 0.1],
+        "epsilon": [1e-3],
+        "length": [16],
+        "per_document": [0, 1],
+        "step_size": [1e-4, 1e-3],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, method in list(METHODS.items()):
+            known = {key: scales[key] for key in method.start}
+            start = {key: values[0] for key, values in known.items()}
+            changed = type(method)(
+                **{**vars(method), "start": start, "scales": lambda length, known=known: known}
+            )
+            patch.setitem(METHODS, name, changed)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(corpus, few_settings, tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmark") / "texts-tiny"
+    console = Console(record=True, width=200, file=io.StringIO())
+    config = tiny_config(corpus, steps=20, validation_windows=0)
+    result = run_benchmark(path, config, console, seeds=2, rows=CHOSEN, costs=False)
+    return path, config, result, console.export_text()
+
+
+def rows_of(result):
+    return {row["name"]: row for row in result["rows"]}
+
+
+def test_every_chosen_row_is_measured(done):
+    path, _, result, said = done
+    rows = rows_of(result)
+    assert set(rows) == {row.name for row in choose_rows(CHOSEN)}
+    for name, row in rows.items():
+        assert row["seeds"] == ([0, 1] if ROWS[name].group == "main" else [0])
+        assert set(row["perplexity"]) == (
+            {"third"} if ROWS[name].group == "third" else {"valid", "test"}
+        )
+        assert all(1 < value < 400 for values in row["perplexity"].values() for value in values)
+    # However little was learned in training, steps while reading help.
+    assert (
+        rows["baseline.sgd"]["perplexity"]["test"][0]
+        < rows["baseline.plain"]["perplexity"]["test"][0]
+    )
+    assert "of 30 rows are measured" in said
+    assert result["unit"] == "perplexity per token"
+    assert json.loads((path / "texts-tiny.json").read_text())["rows"] == result["rows"]
+
+
+def test_cells_are_what_the_models_say(done):
+    """One cell computed in another way: token by token from the run's own model."""
+    path, config, result, _ = done
+    workspace = Workspace.open(path, config, Console(quiet=True))
+    losses = workspace.read_losses("fast_weights.windows-0")["test"]
+    reader = cells.open_reader(workspace, "fast_weights", "windows", 0)
+    expected = []
+    for ids in workspace.documents_ids("test"):
+        tokens = np.insert(ids, 0, reader.eos_id)
+        for start in range(0, len(ids), config.length):
+            window = tokens[start : start + config.length + 1]
+            found = reader.lm(window[None, :-1], labels=window[None, 1:], output="loss")
+            expected.append(np.asarray(found["loss"])[0])
+    np.testing.assert_allclose(losses, np.concatenate(expected), atol=1e-4)
+    perplexity = math.exp(np.concatenate(expected).mean())
+    assert rows_of(result)["fast_weights.windows"]["perplexity"]["test"][0] == pytest.approx(
+        perplexity, rel=1e-4
+    )
+
+
+def test_the_same_command_again_measures_nothing(done, monkeypatch):
+    path, config, result, _ = done
+
+    def refuse(*arguments, **settings):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("fwl_keras.benchmark.workspace.train", refuse)
+    monkeypatch.setattr(cells, "open_reader", refuse)
+    again = run_benchmark(path, config, seeds=2, rows=CHOSEN, costs=False)
+    assert again["rows"] == result["rows"]
+
+
+def test_models_share_batches_and_weights_but_for_what_they_are_about(done):
+    path, config, _, _ = done
+    workspace = Workspace.open(path, config, Console(quiet=True))
+    configs = {name: workspace.model_config(name, 1) for name in MODELS}
+    assert configs["baseline"].replace(fast_weights=True) == configs["fast_weights"]
+    assert configs["tuned_block"].initial_model == str(workspace.run("baseline", 1).path)
+    assert configs["tuned_block"].steps == 2
+    text, third = workspace.two_thirds
+    train = workspace.text.corpus.train
+    assert {*text.corpus.train, *third} == set(train)
+    assert len(third) == len(train) // 3
+
+
+def test_another_configuration_is_refused(done):
+    path, config, _, _ = done
+    with pytest.raises(ValueError, match="another steps"):
+        run_benchmark(path, config.replace(steps=21))
+    with pytest.raises(ValueError, match="no row is called 'nothing'"):
+        run_benchmark(path, config, rows=["nothing"])
+    with pytest.raises(ValueError, match="seeds=0"):
+        run_benchmark(path, config, seeds=0)
+
+
+def test_an_interrupted_search_goes_on(done):
+    path, config, _, _ = done
+    workspace = Workspace.open(path, config, Console(quiet=True))
+    kept = workspace.read_json("searches", "baseline.sgd")
+    assert kept["finished"]
+    assert len(kept["trials"]) > 3
+    best = kept["trials"][0]
+    # As if it had been interrupted before the last trial; nothing else is tried again.
+    wrong = {
+        **kept,
+        "finished": False,
+        "trials": [{**t, "nll": t["nll"] - 1} for t in kept["trials"]],
+    }
+    workspace.write_json("searches", "baseline.sgd", wrong)
+    found = cells.search_settings(workspace, ROWS["baseline.sgd"], Console(quiet=True))
+    assert found == best["settings"]
+    assert len(workspace.read_json("searches", "baseline.sgd")["trials"]) == len(kept["trials"])
+    workspace.write_json("searches", "baseline.sgd", kept)
+
+
+def test_the_page(done):
+    path, config, result, _ = done
+    page = (path / "texts-tiny.md").read_text()
+    assert "| baseline | " in page
+    assert "texts-tiny-gains.png" in page
+    assert "Words that gain most" in page
+    assert (path / "texts-tiny-gains.png").read_bytes().startswith(b"\x89PNG")
+    assert (path / "texts-tiny-gains-third.png").exists()
+    # Nothing of where things are on this machine.
+    assert str(path.parent) not in page + json.dumps(result)
+    assert str(config.corpus) not in page + json.dumps(result)
+
+
+def test_order_and_summaries():
+    everything = order(list(ROWS.values()), 3)
+    assert everything[0] == (ROWS["baseline.plain"], 0)
+    assert len(everything) == len(set(everything)) == len(ROWS) + 2 * 5
+    assert report.summary([100.0]) == "100.0"
+    assert report.summary([100.0, 102.0]) == "101.0 ± 1.4"
+    assert report.summary([100.0, None]) == "diverges"
+    result = {
+        "rows": [
+            {"name": "a", "seeds": [0, 1], "perplexity": {"test": [100.0, 200.0]}},
+            {"name": "b", "seeds": [1, 2], "perplexity": {"test": [150.0, 1.0]}},
+        ]
+    }
+    assert report.gain(result, "b", "a", "test") == [25.0]
+    assert report.gain(result, "b", "c", "test") is None
+
+
+def test_every_row_has_its_model_and_method():
+    for row in ROWS.values():
+        assert row.model in MODELS
+        assert row.method in METHODS
+        assert row.settings_of is None or f"{row.settings_of}.{row.method}" in ROWS
+
+
+@pytest.mark.slow
+def test_costs(done, few_settings):
+    path, config, _, _ = done
+    result = run_benchmark(path, config, rows=["baseline.*", "fast_weights.carried"], seeds=1)
+    costs = {name: row["cost"] for name, row in rows_of(result).items() if row["cost"]}
+    assert costs["baseline.plain"]["seconds"] == pytest.approx(1.0, rel=0.5)
+    assert costs["baseline.sgd"]["seconds"] > 2
+    assert costs["baseline.plain"]["megabytes"] > 1
+    assert costs["baseline.sgd"]["operations"] == pytest.approx(
+        3 * costs["baseline.plain"]["operations"]
+    )
+    assert costs["fast_weights.carried"]["operations"] > costs["baseline.plain"]["operations"]
