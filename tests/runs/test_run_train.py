@@ -12,8 +12,9 @@ from run_helpers import as_options, tiny_config, write_book
 
 from fwl_keras.runs import RunConfig, RunDirectory
 from fwl_keras.runs.evaluate import evaluate_run
+from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model, learning_rate_schedule
-from fwl_keras.runs.train import resume_run, start_run
+from fwl_keras.runs.train import begin_with, resume_run, start_run
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,28 @@ def interrupt(run, process, number):
         time.sleep(0.05)
     if process.poll() is None:
         process.send_signal(number)
+
+
+def test_a_run_begins_with_the_weights_of_another(book, tmp_path):
+    """Fast weights on a model trained without, its body left alone."""
+    first = start_run(tmp_path / "first", tiny_config(book, fast_weights=False))
+    config = tiny_config(book, initial_model=str(first.path), trained_part="block", steps=4)
+    tuned = start_run(tmp_path / "tuned", config, steps_given=True)
+    assert tuned.tokenizer.read_bytes() == first.tokenizer.read_bytes()
+    before, after = (load_run_model(run.path) for run in (first, tuned))
+    for one, other in zip(before.backbone.weights, after.backbone.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert after.block.use_fast_weights
+    kernels = [lm.block.expand.kernel for lm in (before, after)]
+    assert np.abs(np.asarray(kernels[0]) - np.asarray(kernels[1])).max() > 0
+    # Before any step it is the first run's model.
+    fresh = build_model(config.replace(vocab_size=before.block.vocab_size))
+    begin_with(fresh, first.path)
+    ids = np.arange(1, 30, dtype="int32")[None]
+    losses = [np.asarray(lm(ids, output="loss")["slow_loss"])[:, :16] for lm in (before, fresh)]
+    np.testing.assert_allclose(*losses, atol=1e-6)
+    with pytest.raises(ValueError, match="does not fit"):
+        begin_with(build_model(tiny_config(book, width=32)), first.path)
 
 
 @pytest.fixture(scope="module")
