@@ -14,7 +14,7 @@ from fwl_keras.evaluation.hill_climb import Trial, hill_climb
 
 # Settings are searched with the first seed's model on every so many-th validation document.
 SEARCH_SEED = 0
-SEARCH_STRIDE = 4
+SEARCH_STRIDE = 6
 
 
 def measure_cell(workspace: Workspace, row: Row, seed: int, console: Console) -> dict:
