@@ -67,6 +67,20 @@ def _read_with_steps(carry: bool) -> Losses:
     return losses
 
 
+def _read_with_scaled_steps(reader, documents_ids, settings):
+    """The trained step sizes and decays, all of the first times a number, of the second to a power.
+
+    A power below 1 makes memory longer: training in windows knows of nothing longer than a window.
+    """
+    block = reader.lm.block
+    kept = reader.kept("step_sizes and decays", lambda: (block.step_sizes(), block.decays()))
+    step_sizes, decays = kept
+    block.set_step_sizes({t: settings["step_scale"] * value for t, value in step_sizes.items()})
+    powers = {t: value ** settings["decay_power"] for t, value in decays.items()}
+    block.set_decays({t: np.clip(value, 1e-4, 1 - 1e-6) for t, value in powers.items()})
+    return _read(carry=True)(reader, documents_ids, settings)
+
+
 def _evaluate_dynamically(rule: str, weights: str) -> Losses:
     def losses(reader, documents_ids, settings):
         evaluation = DynamicEvaluation(
@@ -77,19 +91,19 @@ def _evaluate_dynamically(rule: str, weights: str) -> Losses:
         )
         statistics = None
         if rule == "rms":
-            key = weights, evaluation.length
-            if key not in reader.statistics:
-                reader.statistics[key] = evaluation.statistics(
+            statistics = reader.kept(
+                f"statistics of {weights} for {evaluation.length}",
+                lambda: evaluation.statistics(
                     reader.lm, reader.training_windows, progress=reader.progress
-                )
-            statistics = reader.statistics[key]
+                ),
+            )
         return evaluation.losses(
             reader.lm,
             documents_ids,
             statistics,
             eos_id=reader.eos_id,
             jit_compile=reader.jit_compile,
-            compiled=reader.compiled,
+            compiled=reader.kept("compiled steps", dict),
             progress=reader.progress,
         )
 
@@ -157,6 +171,17 @@ _ALL = (
     Method("plain", "plain", _read(carry=False), lambda count: count.plain),
     Method("windows", "windows, each on its own", _read(carry=False), lambda count: count.adapting),
     Method("carried", "state carried", _read(carry=True), lambda count: count.carrying),
+    Method(
+        "carried_scaled",
+        "state carried, steps and decays scaled",
+        _read_with_scaled_steps,
+        lambda count: count.carrying,
+        {"step_scale": 1.0, "decay_power": 0.5},
+        lambda length: {
+            "decay_power": [0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0],
+            "step_scale": [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0],
+        },
+    ),
     Method(
         "test_time_windows",
         "fast weights at test time only, windows",

@@ -1,8 +1,9 @@
 """A trained model that is to read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,9 +23,6 @@ class Reader:
         training_windows: int32 [N, length + 1], for statistics of training gradients.
         progress: Whether to draw progress bars.
         jit_compile: Whether XLA compiles steps on weights, as it compiled those of training.
-        statistics: Root mean squares of training gradients, by the weights they are of and the
-            length of pieces.
-        compiled: What was compiled for the model.
     """
 
     lm: FWLCausalLM
@@ -33,8 +31,7 @@ class Reader:
     training_windows: np.ndarray
     progress: bool = True
     jit_compile: bool = False
-    statistics: dict = field(default_factory=dict)
-    compiled: dict = field(default_factory=dict)
+    _kept: dict = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -60,6 +57,17 @@ class Reader:
         return cls(
             lm, config.length, config.batch_size, training_windows, progress, config.jit_compile
         )
+
+    def kept(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Returns what is computed once for the model, however often it reads.
+
+        Args:
+            name: What it is.
+            compute: Called the first time.
+        """
+        if name not in self._kept:
+            self._kept[name] = compute()
+        return self._kept[name]
 
     @property
     def eos_id(self) -> int:

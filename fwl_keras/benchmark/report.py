@@ -158,6 +158,65 @@ def gain(result: dict, better: str, baseline: str, split: str) -> list[float] | 
     return [100 * (1 - values[0][s] / values[1][s]) for s in seeds] or None
 
 
+# What is said in words: a sentence, the row that it praises, and rows of which the best counts.
+_COMPARISONS = (
+    ("Fast weights, in windows, against the baseline", "fast_weights.windows", ("baseline.plain",)),
+    ("Fast weights, carried, against the baseline", "fast_weights.carried", ("baseline.plain",)),
+    (
+        "Fast weights, carried, against the best dynamic evaluation of the baseline",
+        "fast_weights.carried",
+        ("baseline.sgd", "baseline.rms", "baseline.block"),
+    ),
+    (
+        "The same with step sizes and decays scaled on validation text",
+        "fast_weights.carried_scaled",
+        ("baseline.sgd", "baseline.rms", "baseline.block"),
+    ),
+    (
+        "Trained with fast weights against fast weights at test time only, carried",
+        "fast_weights.carried",
+        ("baseline.test_time",),
+    ),
+    (
+        "Learned step sizes against fixed ones, carried",
+        "fast_weights.carried",
+        ("fixed_steps.carried",),
+    ),
+    (
+        "Segments against one segment (as published), in windows",
+        "fast_weights.windows",
+        ("one_segment.windows",),
+    ),
+    (
+        "Trained with the state carried against trained in windows, read carried",
+        "carried.carried",
+        ("fast_weights.carried",),
+    ),
+    (
+        "The same with a larger body, against its dynamic evaluation",
+        "larger_fast_weights.carried",
+        ("larger_baseline.rms",),
+    ),
+)
+
+
+def comparisons(result: dict) -> list[str]:
+    """Returns what the figures say, a line for each comparison of which both sides are there.
+
+    Args:
+        result: What `collect` returned.
+    """
+    lines = []
+    for what, better, rivals in _COMPARISONS:
+        # The best of the rivals is the one that least is gained on, seed by seed the same one.
+        gains = [g for rival in rivals if (g := gain(result, better, rival, "test"))]
+        if gains:
+            least = min(gains, key=statistics.fmean)
+            each = ", ".join(f"{percent:+.1f} %" for percent in (-one for one in least))
+            lines.append(f"{what}: {each}")
+    return lines
+
+
 def write(result: dict, json_file: Path, markdown_file: Path, pictures: dict[str, Path]) -> None:
     """Writes the results.
 
@@ -190,7 +249,9 @@ def markdown(result: dict, pictures: dict[str, str]) -> str:
         f"{config['vocab_size']:,}, {config['steps']:,} steps of {config['batch_size']} x "
         f"{config['length']} tokens.\n",
         markdown_table(result, (MAIN, "more")),
-        "*Million operations*: multiply-adds of matrix products per token, counted; for dynamic "
+        "Perplexity on test documents, seed by seed:\n",
+        *(f"* {line}" for line in comparisons(result)),
+        "\n*Million operations*: multiply-adds of matrix products per token, counted; for dynamic "
         "evaluation the least that it can be (one pass and its gradients; what is read again with "
         "the new weights comes on top). *Seconds* relative to plain reading of the same body with "
         "documents side by side. *MB*: memory for loading and reading.\n",

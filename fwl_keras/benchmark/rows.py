@@ -53,6 +53,7 @@ _ALL = (
     Row("fast weights, fixed step sizes, carried", "fixed_steps", "carried"),
     Row("fast weights", "fast_weights", "windows", MAIN),
     Row("fast weights, carried", "fast_weights", "carried", MAIN),
+    Row("fast weights, carried, scaled on validation text", "fast_weights", "carried_scaled", MAIN),
     Row("fast weights trained carried", "carried", "windows"),
     Row("fast weights trained carried, carried", "carried", "carried"),
     Row("fast weights, carried, + dynamic evaluation, RMS", "fast_weights", "carried_rms"),

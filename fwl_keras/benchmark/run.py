@@ -137,6 +137,8 @@ def _report(workspace: Workspace, directory: Path, console: Console, command: st
     report.write(result, *pages, {title: file for title, (file, _) in drawn.items()})
     title = f"{result['corpus']}, {result['unit']}"
     console.print(report.rich_table(result, (MAIN, "more", THIRD, SIZES), title))
+    for line in report.comparisons(result):
+        console.print(line, soft_wrap=True)
     measured = len(result["rows"])
     console.print(
         f"{measured} of {len(ROWS)} rows are measured; the table, {len(drawn)} pictures and all "

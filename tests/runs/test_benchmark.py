@@ -22,7 +22,7 @@ CHOSEN = [
     "baseline.rms",
     "baseline.test_time",
     "fast_weights.windows",
-    "fast_weights.carried",
+    "fast_weights.carried*d",
     "tuned_block.carried",
     "two_thirds_*",
 ]
@@ -47,6 +47,8 @@ def few_settings():
         "length": [16],
         "per_document": [0, 1],
         "step_size": [1e-4, 1e-3],
+        "step_scale": [1.0, 0.7],
+        "decay_power": [1.0, 0.5],
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, method in list(METHODS.items()):
@@ -87,7 +89,7 @@ def test_every_chosen_row_is_measured(done):
         rows["baseline.sgd"]["perplexity"]["test"][0]
         < rows["baseline.plain"]["perplexity"]["test"][0]
     )
-    assert "of 30 rows are measured" in said
+    assert f"of {len(ROWS)} rows are measured" in said
     assert result["unit"] == "perplexity per token"
     assert json.loads((path / "texts-tiny.json").read_text())["rows"] == result["rows"]
 
@@ -183,7 +185,7 @@ def test_the_page(done):
 def test_order_and_summaries():
     everything = order(list(ROWS.values()), 3)
     assert everything[0] == (ROWS["baseline.plain"], 0)
-    assert len(everything) == len(set(everything)) == len(ROWS) + 2 * 5
+    assert len(everything) == len(set(everything)) == len(ROWS) + 2 * 6
     assert report.summary([100.0]) == "100.0"
     assert report.summary([100.0, 102.0]) == "101.0 ± 1.4"
     assert report.summary([100.0, None]) == "diverges"
@@ -195,6 +197,11 @@ def test_order_and_summaries():
     }
     assert report.gain(result, "b", "a", "test") == [25.0]
     assert report.gain(result, "b", "c", "test") is None
+    rows = [("fast_weights.carried", 90.0), ("baseline.sgd", 120.0), ("baseline.rms", 100.0)]
+    result["rows"] = [{"name": n, "seeds": [0], "perplexity": {"test": [p]}} for n, p in rows]
+    assert report.comparisons(result) == [
+        "Fast weights, carried, against the best dynamic evaluation of the baseline: -10.0 %"
+    ]
 
 
 def test_every_row_has_its_model_and_method():
