@@ -121,12 +121,12 @@ def _optimise_hidden_states(reader, documents_ids, settings):
 
 def _lengths(context_length):
     """Pieces of a context between two steps."""
-    return [n for n in (16, 32, 64, 128, 256, 512) if n <= context_length]
+    return [n for n in (8, 16, 32, 64, 128, 256, 512) if n <= context_length]
 
 
 def _sgd_scales(context_length):
     return {
-        "learning_rate": logarithmic_scale(1e-3, 10.0),
+        "learning_rate": logarithmic_scale(1e-3, 10.0, per_decade=4),
         "length": _lengths(context_length),
         "decay": [0.0, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1],
         "per_document": [0, 1],
@@ -135,7 +135,7 @@ def _sgd_scales(context_length):
 
 def _rms_scales(context_length):
     return {
-        "learning_rate": logarithmic_scale(1e-6, 1e-1),
+        "learning_rate": logarithmic_scale(1e-6, 1e-1, per_decade=4),
         "epsilon": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1],
         "length": _lengths(context_length),
         "decay": [0.0, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1],
