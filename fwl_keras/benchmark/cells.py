@@ -12,9 +12,8 @@ from fwl_keras.benchmark.rows import THIRD, Row
 from fwl_keras.benchmark.workspace import Workspace
 from fwl_keras.evaluation.hill_climb import Trial, hill_climb
 
-# Settings are searched with the first seed's model on every so many-th validation document.
+# Settings are searched with the first seed's model.
 SEARCH_SEED = 0
-SEARCH_STRIDE = 6
 
 
 def measure_cell(workspace: Workspace, row: Row, seed: int, console: Console) -> dict:
@@ -95,7 +94,7 @@ def search_settings(workspace: Workspace, row: Row, console: Console) -> dict:
     model = row.settings_of or row.model
     workspace.train(model, SEARCH_SEED, console)
     reader = open_reader(workspace, model, row.method, SEARCH_SEED, progress=not console.quiet)
-    documents_ids = workspace.documents_ids("valid")[::SEARCH_STRIDE]
+    documents_ids = workspace.search_documents()
     tokens = sum(map(len, documents_ids))
     console.print(f"Searching settings of {method.title} ({model}) on {tokens:,} tokens ...")
     trials = [

@@ -108,7 +108,8 @@ def _measure(request: dict) -> dict:
             seconds[name].append(time.perf_counter() - start)
     ratios = np.divide(seconds["row"], seconds["plain"])
     try:
-        operations = method.operations(count_operations(adapting.lm, adapting.length))
+        pieces = adapting.length // request["settings"].get("length", adapting.length)
+        operations = method.operations(count_operations(adapting.lm, adapting.length), pieces)
     except ValueError:  # a body that they are not counted for
         operations = None
     return {

@@ -1,12 +1,16 @@
 """The pictures of a benchmark, and the words and documents that gain and lose most."""
 
+import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
 
+from fwl_keras.benchmark.methods import METHODS
 from fwl_keras.benchmark.rows import ROWS
 from fwl_keras.benchmark.workspace import Workspace
-from fwl_keras.evaluation.plots import plot_gains, plot_sizes
+from fwl_keras.evaluation.operations import Operations, count_operations
+from fwl_keras.evaluation.plots import plot_effort, plot_gains, plot_sizes
 from fwl_keras.evaluation.token_analysis import (
     TokenTable,
     doubling_edges,
@@ -15,6 +19,7 @@ from fwl_keras.evaluation.token_analysis import (
     gain_by_word,
 )
 from fwl_keras.runs.directory import replace_file
+from fwl_keras.runs.load import load_run_model
 
 BASELINE = "baseline.plain"
 
@@ -45,6 +50,18 @@ _SIZES = {
         ("baseline.rms", BASELINE),
         ("larger_baseline.rms", "larger_baseline.plain"),
     ],
+}
+
+# Rows of the picture of effort, by label; and searches of steps after so many pieces of a window.
+_EFFORTS = {
+    "baseline": (BASELINE, 1),
+    "fast weights, windows": ("fast_weights.windows", 1),
+    "fast weights, state carried": ("fast_weights.carried", 1),
+    "the same, scaled on validation text": ("fast_weights.carried_scaled", 1),
+}
+_SEARCHED = {
+    "dynamic evaluation, SGD": "baseline.sgd",
+    "dynamic evaluation, RMS": "baseline.rms",
 }
 
 # Words that occur less often say little; so many of each kind are named.
@@ -110,6 +127,63 @@ def gains_picture(workspace: Workspace, path: Path, *, third: bool = False) -> d
         }
         for what, curves in gains.items()
     }
+
+
+def effort_picture(workspace: Workspace, path: Path) -> dict | None:
+    """Draws perplexity against operations per token, on the documents of the searches.
+
+    Dynamic evaluation has a point for each number of tokens between two steps, the best of all
+    that its search has tried.
+
+    Args:
+        workspace: The benchmark.
+        path: PNG file to write.
+
+    Returns:
+        The points that were drawn, or None where too little was measured.
+    """
+    model = ROWS[BASELINE].model
+    if not workspace.run(model, 0).finished:
+        return None
+    try:
+        count = _operations(workspace, model)
+    except ValueError:  # a body whose operations are not counted
+        return None
+    length, units = workspace.config.length, workspace.units("search")
+    points = {}
+    for label, (row, pieces) in _EFFORTS.items():
+        losses = workspace.read_losses(f"{row}-0")
+        if losses is not None:
+            total = float(workspace.in_search(losses["valid"]).sum(dtype=np.float64))
+            operations = METHODS[ROWS[row].method].operations(count, pieces)
+            points[label] = [(operations, math.exp(total / units))]
+    for label, row in _SEARCHED.items():
+        search = workspace.read_json("searches", row)
+        best: dict[int, float] = {}
+        for trial in search["trials"] if search else []:
+            pieces = length // int(trial["settings"]["length"])
+            if trial["nll"] is not None:
+                best[pieces] = min(trial["nll"], best.get(pieces, math.inf))
+        if best:
+            operations = METHODS[ROWS[row].method].operations
+            points[label] = [
+                (operations(count, pieces), math.exp(nll * search["tokens"] / units))
+                for pieces, nll in sorted(best.items())
+            ]
+    if len(points) < 2:
+        return None
+    unit = workspace.unit
+    replace_file(path, lambda file: plot_effort(points, file, unit=unit))
+    return points
+
+
+def _operations(workspace: Workspace, model: str) -> Operations:
+    known = workspace.read_json("costs", f"operations-{model}")
+    if known is None:
+        lm = load_run_model(workspace.run(model, 0).path)
+        known = dataclasses.asdict(count_operations(lm, workspace.config.length))
+        workspace.write_json("costs", f"operations-{model}", known)
+    return Operations(**known)
 
 
 def extremes(workspace: Workspace) -> dict[str, list[str]]:
@@ -185,8 +259,6 @@ def sizes_picture(workspace: Workspace, path: Path) -> dict | None:
 
 
 def _parameters(workspace: Workspace, model: str) -> int:
-    from fwl_keras.runs.load import load_run_model
-
     known = workspace.read_json("costs", f"parameters-{model}")
     if known is None:
         known = {"parameters": load_run_model(workspace.run(model, 0).path).count_params()}

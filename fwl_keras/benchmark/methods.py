@@ -23,7 +23,8 @@ class Method:
         name: Its name, also in files.
         title: Its name in tables.
         losses: From a reader, documents' token ids and settings to every token's loss in nats.
-        operations: Multiply-adds per token from a model's counts; the least that they can be.
+        operations: From a model's counts, and the pieces of a window between two steps (1 where
+            there are none), to multiply-adds per token.
         start: Settings that a search begins with, by name; empty where nothing is tuned.
         scales: From the tokens of a window to the settings' possible values, in the order in which
             they are searched.
@@ -33,7 +34,7 @@ class Method:
     name: str
     title: str
     losses: Losses
-    operations: Callable[[Operations], float]
+    operations: Callable[[Operations, int], float]
     start: Mapping[str, float] = field(default_factory=dict)
     scales: Callable[[int], Mapping[str, Sequence[float]]] = lambda length: {}
     adds_fast_weights: bool = False
@@ -168,14 +169,19 @@ _RMS_START = {
 }
 
 _ALL = (
-    Method("plain", "plain", _read(carry=False), lambda count: count.plain),
-    Method("windows", "windows, each on its own", _read(carry=False), lambda count: count.adapting),
-    Method("carried", "state carried", _read(carry=True), lambda count: count.carrying),
+    Method("plain", "plain", _read(carry=False), lambda count, pieces: count.plain),
+    Method(
+        "windows",
+        "windows, each on its own",
+        _read(carry=False),
+        lambda count, pieces: count.adapting,
+    ),
+    Method("carried", "state carried", _read(carry=True), lambda count, pieces: count.carrying),
     Method(
         "carried_scaled",
         "state carried, steps and decays scaled",
         _read_with_scaled_steps,
-        lambda count: count.carrying,
+        lambda count, pieces: count.carrying,
         {"step_scale": 1.0, "decay_power": 0.5},
         lambda length: {
             "decay_power": [0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0],
@@ -186,7 +192,7 @@ _ALL = (
         "test_time_windows",
         "fast weights at test time only, windows",
         _read_with_steps(carry=False),
-        lambda count: count.adapting,
+        lambda count, pieces: count.adapting,
         {"step_size": 1e-3, "decay": 0.95},
         _step_scales,
         adds_fast_weights=True,
@@ -195,7 +201,7 @@ _ALL = (
         "test_time",
         "fast weights at test time only, state carried",
         _read_with_steps(carry=True),
-        lambda count: count.carrying,
+        lambda count, pieces: count.carrying,
         {"step_size": 1e-3, "decay": 0.95},
         _step_scales,
         adds_fast_weights=True,
@@ -204,7 +210,7 @@ _ALL = (
         "sgd",
         "dynamic evaluation, SGD",
         _evaluate_dynamically("sgd", "all"),
-        lambda count: count.dynamic_evaluation,
+        Operations.dynamic_evaluation_in,
         _SGD_START,
         _sgd_scales,
     ),
@@ -212,7 +218,7 @@ _ALL = (
         "rms",
         "dynamic evaluation, RMS",
         _evaluate_dynamically("rms", "all"),
-        lambda count: count.dynamic_evaluation,
+        Operations.dynamic_evaluation_in,
         _RMS_START,
         _rms_scales,
     ),
@@ -220,7 +226,7 @@ _ALL = (
         "block",
         "dynamic evaluation of the block only, RMS",
         _evaluate_dynamically("rms", "block"),
-        lambda count: count.dynamic_evaluation_of_block,
+        Operations.dynamic_evaluation_of_block_in,
         _RMS_START,
         _rms_scales,
     ),
@@ -228,7 +234,7 @@ _ALL = (
         "hidden_states",
         "hidden-state optimisation",
         _optimise_hidden_states,
-        lambda count: count.hidden_state_optimisation,
+        lambda count, pieces: count.hidden_state_optimisation,
         {"learning_rate": 3e-3, "length": 64},
         _hidden_state_scales,
     ),
@@ -236,7 +242,7 @@ _ALL = (
         "carried_rms",
         "state carried, and dynamic evaluation, RMS",
         _evaluate_dynamically("rms", "all"),
-        lambda count: count.adapting_and_dynamic_evaluation,
+        Operations.adapting_and_dynamic_evaluation_in,
         _RMS_START,
         _rms_scales,
     ),

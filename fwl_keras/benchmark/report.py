@@ -251,9 +251,10 @@ def markdown(result: dict, pictures: dict[str, str]) -> str:
         markdown_table(result, (MAIN, "more")),
         "Perplexity on test documents, seed by seed:\n",
         *(f"* {line}" for line in comparisons(result)),
-        "\n*Million operations*: multiply-adds of matrix products per token, counted; for dynamic "
-        "evaluation the least that it can be (one pass and its gradients; what is read again with "
-        "the new weights comes on top). *Seconds* relative to plain reading of the same body with "
+        "\n*Million operations*: multiply-adds of matrix products per token, counted (dynamic "
+        "evaluation reads what is before a piece in its window again after every step; without "
+        "that it would be three times plain reading, and the context older than the weights). "
+        "*Seconds* relative to plain reading of the same body with "
         "documents side by side. *MB*: memory for loading and reading.\n",
     ]
     if any(row["group"] == "sizes" for row in result["rows"]):

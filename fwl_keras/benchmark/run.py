@@ -9,7 +9,12 @@ from rich.console import Console
 from fwl_keras.benchmark import report
 from fwl_keras.benchmark.cells import measure_cell
 from fwl_keras.benchmark.costs import measure_cost
-from fwl_keras.benchmark.figures import extremes, gains_picture, sizes_picture
+from fwl_keras.benchmark.figures import (
+    effort_picture,
+    extremes,
+    gains_picture,
+    sizes_picture,
+)
 from fwl_keras.benchmark.rows import MAIN, ROWS, SIZES, THIRD, Row
 from fwl_keras.benchmark.workspace import Workspace
 from fwl_keras.runs.config import RunConfig
@@ -115,7 +120,10 @@ def _report(workspace: Workspace, directory: Path, console: Console, command: st
     result = report.collect(workspace, command)
     directory.mkdir(parents=True, exist_ok=True)
     name = workspace.path.resolve().name
-    files = {kind: directory / f"{name}-{kind}.png" for kind in ("gains", "gains-third", "sizes")}
+    files = {
+        kind: directory / f"{name}-{kind}.png"
+        for kind in ("gains", "gains-third", "effort", "sizes")
+    }
     drawn = {
         "Where the gain comes from": (
             files["gains"],
@@ -124,6 +132,10 @@ def _report(workspace: Workspace, directory: Path, console: Console, command: st
         "Where the gain comes from: trained on two thirds of the training documents": (
             files["gains-third"],
             gains_picture(workspace, files["gains-third"], third=True),
+        ),
+        "What operations buy": (
+            files["effort"],
+            effort_picture(workspace, files["effort"]),
         ),
         "Gain against the size of the model": (
             files["sizes"],

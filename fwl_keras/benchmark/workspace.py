@@ -21,6 +21,9 @@ from fwl_keras.runs.train import train
 # Windows of training text from which statistics of gradients are taken.
 _STATISTICS_WINDOWS = 400
 
+# Settings are searched on every so many-th validation document.
+_SEARCH_STRIDE = 6
+
 # Every third training document, from this one on, is left out of "two thirds".
 _FIRST_LEFT_OUT = 2
 
@@ -133,14 +136,28 @@ class Workspace:
         """What perplexities are per: `"word"` (WikiText's words and line ends), or `"token"`."""
         return "word" if self.text.corpus.name.startswith("wikitext") else "token"
 
+    def search_documents(self) -> list[np.ndarray]:
+        """Returns those validation documents, as token ids, that settings are searched on."""
+        return self.documents_ids("valid")[::_SEARCH_STRIDE]
+
+    def in_search(self, losses: np.ndarray) -> np.ndarray:
+        """Returns those losses of the validation documents that belong to `search_documents`."""
+        ends = np.cumsum([len(ids) for ids in self.documents_ids("valid")])
+        return np.concatenate(np.split(losses, ends[:-1])[::_SEARCH_STRIDE])
+
     def units(self, split: str) -> int:
-        """Returns the number of words or tokens of a split."""
+        """Returns the number of words or tokens of a split; `"search"`: of `search_documents`."""
         if self.unit == "token":
-            return sum(map(len, self.documents_ids(split)))
+            search = split == "search"
+            return sum(map(len, self.search_documents() if search else self.documents_ids(split)))
         return sum(word_count(document.text) for document in self._documents(split))
 
     def _documents(self, split: str) -> Sequence[Document]:
-        return self.two_thirds[1] if split == "third" else getattr(self.text.corpus, split)
+        if split == "third":
+            return self.two_thirds[1]
+        if split == "search":
+            return [one for one in self.text.corpus.valid if one.text][::_SEARCH_STRIDE]
+        return getattr(self.text.corpus, split)
 
     def read_losses(self, name: str) -> dict[str, np.ndarray] | None:
         """Returns what `write_losses` kept, or None."""

@@ -11,19 +11,33 @@ class Operations:
     """Multiply-adds per token of reading a text once; element by element work is not counted.
 
     Attributes:
-        body: products with the body's kernels, and of its attention in windows of the text.
-        block: the block's slow pass without the unembedding, 4SD + 4SS.
+        kernels: products with the body's kernels.
+        attention: the body's attention in windows of the text.
+        expand: the block's first layer in the slow pass, 4SD.
+        project: its second layer, 4SS.
         unembedding: SV.
         fast_weights: what fast weights cost on top: the slow pass's logits and the step back
             through the unembedding (2SV), through the block, and linear attention.
         running_sums: what reading the sums of an open segment costs, where a state is carried.
     """
 
-    body: float
-    block: float
+    kernels: float
+    attention: float
+    expand: float
+    project: float
     unembedding: float
     fast_weights: float
     running_sums: float
+
+    @property
+    def body(self) -> float:
+        """Reading windows with the body."""
+        return self.kernels + self.attention
+
+    @property
+    def block(self) -> float:
+        """The block's slow pass without the unembedding."""
+        return self.expand + self.project
 
     @property
     def plain(self) -> float:
@@ -42,26 +56,47 @@ class Operations:
 
     @property
     def dynamic_evaluation(self) -> float:
-        """Plain reading and its gradients for activations and weights: the least it can be.
-
-        Whatever is read once more after a step, to have the same context, comes on top.
-        """
+        """Plain reading and its gradients for activations and weights: the least it can be."""
         return 3 * self.plain
 
-    @property
-    def dynamic_evaluation_of_block(self) -> float:
-        """Plain reading, and gradients of the block and the unembedding only."""
-        return self.plain + 2 * (self.block + self.unembedding)
+    def dynamic_evaluation_in(self, pieces: int) -> float:
+        """Dynamic evaluation as `DynamicEvaluation` does it.
+
+        After a step the body reads the window's earlier pieces again, and the logits are computed
+        once more on the way back.
+
+        Args:
+            pieces: pieces of a window, after each of which a step is taken.
+        """
+        return 3 * (self._body_in(pieces) + self.block + self.unembedding) + self.unembedding
+
+    def dynamic_evaluation_of_block_in(self, pieces: int) -> float:
+        """The same with gradients of the block and the unembedding only.
+
+        Args:
+            pieces: pieces of a window.
+        """
+        # Nothing goes back into the features.
+        back = self.expand + 2 * self.project + 3 * self.unembedding
+        return self._body_in(pieces) + self.block + self.unembedding + back
+
+    def adapting_and_dynamic_evaluation_in(self, pieces: int) -> float:
+        """Dynamic evaluation of a model with fast weights, carried; counted as thrice reading.
+
+        Args:
+            pieces: pieces of a window.
+        """
+        return 3 * (self._body_in(pieces) + self.carrying - self.body)
 
     @property
     def hidden_state_optimisation(self) -> float:
         """Plain reading and its gradients for activations."""
         return 2 * self.plain
 
-    @property
-    def adapting_and_dynamic_evaluation(self) -> float:
-        """Reading with fast weights, and gradients through all of it."""
-        return 3 * self.carrying
+    def _body_in(self, pieces):
+        """Reading a window's first piece, its first two, ..., all of it; per token."""
+        kernels = self.kernels * (pieces + 1) / 2
+        return kernels + self.attention * (pieces + 1) * (2 * pieces + 1) / (6 * pieces)
 
 
 def count_operations(lm: keras.Model, length: int) -> Operations:
@@ -114,8 +149,10 @@ def count_operations(lm: keras.Model, length: int) -> Operations:
     # Back through `project`, and `project` once more on what the fast `expand` gave.
     through = 2 * project
     return Operations(
-        body=kernels + attention,
-        block=expand + project,
+        kernels=kernels,
+        attention=attention,
+        expand=expand,
+        project=project,
         unembedding=size * vocab_size,
         fast_weights=2 * size * vocab_size + through + within + across,
         running_sums=expand + project if chunk == segment else 0,

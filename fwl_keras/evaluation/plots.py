@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Readable in black and white print and by the colour-blind.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")
 _DPI = 150
 
 
@@ -138,6 +138,42 @@ def plot_gains(
         axes.set_xlabel(what)
     all_axes[0].set_ylabel("lower loss (nats per token)")
     all_axes[0].legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def plot_effort(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | Path,
+    *,
+    unit: str = "token",
+    title: str = "What operations buy",
+) -> None:
+    """Draws perplexities against operations per token.
+
+    Args:
+        points: By label, pairs of multiply-adds per token and a perplexity.
+        path: PNG file to write.
+        unit: What perplexities are per.
+        title: Stands above.
+    """
+    figure, axes = _axes(title)
+    for i, (label, pairs) in enumerate(points.items()):
+        operations, perplexities = zip(*sorted(pairs), strict=True)
+        axes.plot(
+            [one / 1e6 for one in operations],
+            perplexities,
+            color=_COLORS[i % len(_COLORS)],
+            marker="osD^v*"[i % 6],
+            markersize=5,
+            label=label,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(_plain_numbers())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("million multiply-adds per token")
+    axes.set_ylabel(f"perplexity per {unit}")
+    axes.legend(frameon=False, fontsize=9)
     _save(figure, path)
 
 

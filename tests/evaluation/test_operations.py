@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from fwl_keras.evaluation import DynamicEvaluation, dynamic_evaluation
 from fwl_keras.evaluation.operations import count_operations
 from fwl_keras.runs import RunConfig
 from fwl_keras.runs.model import build_model
@@ -29,10 +30,21 @@ def model(**changes):
     return build_model(RunConfig(**{**settings, **changes}))
 
 
-def products(operations):
-    """Multiply-adds of all matrix products among a graph's operations."""
+def reached(graph):
+    """The operations that a graph's results need; TensorFlow runs no others."""
+    found, left = set(), [tensor.op for tensor in graph.outputs]
+    while left:
+        op = left.pop()
+        if op not in found:
+            found.add(op)
+            left += [tensor.op for tensor in op.inputs]
+    return found
+
+
+def products(graph):
+    """Multiply-adds of all matrix products that a graph's results need."""
     total = 0
-    for op in operations:
+    for op in reached(graph):
         assert "While" not in op.type, "what is in a loop is not counted here"
         if op.type in ("MatMul", "BatchMatMulV2", "BatchMatMulV3"):
             transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
@@ -49,15 +61,16 @@ def products(operations):
     return total
 
 
-def traced(lm, **arguments):
+def traced(lm):
     import tensorflow as tf
 
     def read(ids, labels):
-        return lm(ids, labels=labels, output="loss", **arguments)
+        # With the state, which needs the last segment's sums.
+        return lm(ids, labels=labels, output="loss", return_state=True)
 
     specs = [tf.TensorSpec((1, LENGTH), "int32")] * 2
     graph = tf.function(read, autograph=False).get_concrete_function(*specs).graph
-    return products(graph.get_operations()) / LENGTH
+    return products(graph) / LENGTH
 
 
 def test_plain_reading():
@@ -101,10 +114,39 @@ def test_dynamic_evaluation_takes_at_least_three_times_as_much():
 
     specs = [tf.TensorSpec((1, LENGTH), "int32")] * 2
     graph = tf.function(step, autograph=False).get_concrete_function(*specs).graph
-    found = products(graph.get_operations()) / LENGTH
+    found = products(graph) / LENGTH
     count = count_operations(lm, LENGTH)
     # The logits are computed once more on the way back, instead of being kept.
     assert found == pytest.approx(count.dynamic_evaluation + count.unembedding, rel=0.01)
+
+
+@pytest.mark.parametrize("weights", ["all", "block"])
+def test_dynamic_evaluation_in_pieces(weights):
+    """Every piece's own graph: the context before it is read again."""
+    import tensorflow as tf
+
+    lm = model(fast_weights=False)
+    evaluation = DynamicEvaluation(length=8, context_length=LENGTH, weights=weights)
+    loss_of = dynamic_evaluation._loss_function(lm)
+    values = [v.value for v in evaluation.variables(lm)]
+
+    def step(*arguments):
+        with tf.GradientTape() as tape:
+            loss, _ = loss_of(*arguments, lm.block.initial_state(1))
+        return tape.gradient(loss, values, unconnected_gradients="zero")
+
+    found = 0
+    for stop in range(8, LENGTH + 1, 8):
+        shapes = ((1, stop), "int32"), ((1, 8), "int32"), ((1, 8), "bool")
+        specs = [tf.TensorSpec(*shape) for shape in shapes]
+        graph = tf.function(step, autograph=False).get_concrete_function(*specs).graph
+        found += products(graph)
+    count = count_operations(lm, LENGTH)
+    counted = {
+        "all": count.dynamic_evaluation_in,
+        "block": count.dynamic_evaluation_of_block_in,
+    }[weights]
+    assert found / LENGTH == pytest.approx(counted(4), rel=0.01)
 
 
 def test_errors():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fwl_keras.evaluation.plots import plot_gains, plot_sizes
+from fwl_keras.evaluation.plots import plot_effort, plot_gains, plot_sizes
 from fwl_keras.evaluation.token_analysis import (
     TokenTable,
     doubling_edges,
@@ -102,5 +102,6 @@ def test_pictures(tmp_path):
     gains = {"times in the training text": {"a": one, "b": one}, "position": {"a": two}}
     plot_gains(gains, tmp_path / "gains.png")
     plot_sizes({"a": [(1000, 20.0), (10_000, 15.0)], "b": [(500, -1.0)]}, tmp_path / "sizes.png")
-    for name in ("gains", "sizes"):
+    plot_effort({"a": [(1e6, 200.0)], "b": [(5e6, 100.0), (2e6, 150.0)]}, tmp_path / "effort.png")
+    for name in ("gains", "sizes", "effort"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -22,7 +22,8 @@ CHOSEN = [
     "baseline.rms",
     "baseline.test_time",
     "fast_weights.windows",
-    "fast_weights.carried*d",
+    "fast_weights.carried",
+    "fast_weights.carried_scaled",
     "tuned_block.carried",
     "two_thirds_*",
 ]
@@ -176,10 +177,28 @@ def test_the_page(done):
     assert "texts-tiny-gains.png" in page
     assert "Words that gain most" in page
     assert (path / "texts-tiny-gains.png").read_bytes().startswith(b"\x89PNG")
-    assert (path / "texts-tiny-gains-third.png").exists()
+    for name in ("gains-third", "effort"):
+        assert (path / f"texts-tiny-{name}.png").read_bytes().startswith(b"\x89PNG")
     # Nothing of where things are on this machine.
     assert str(path.parent) not in page + json.dumps(result)
     assert str(config.corpus) not in page + json.dumps(result)
+
+
+def test_what_effort_buys(done):
+    """The picture's points: the search's own trials, and the same documents read by the others."""
+    path, config, result, _ = done
+    workspace = Workspace.open(path, config, Console(quiet=True))
+    points = result["pictures"]["What operations buy"]
+    ids = workspace.search_documents()
+    tokens = sum(map(len, ids))
+    best = workspace.read_json("searches", "baseline.sgd")["trials"][0]
+    [[operations, perplexity]] = points["dynamic evaluation, SGD"]
+    assert perplexity == pytest.approx(math.exp(best["nll"]))
+    assert operations > 3 * points["baseline"][0][0]
+    reader = cells.open_reader(workspace, "fast_weights", "carried", 0)
+    losses = METHODS["carried"].losses(reader, ids, {})
+    expected = math.exp(np.concatenate(losses).sum(dtype="float64") / tokens)
+    assert points["fast weights, state carried"][0][1] == pytest.approx(expected, rel=1e-4)
 
 
 def test_order_and_summaries():
@@ -219,7 +238,6 @@ def test_costs(done, few_settings):
     assert costs["baseline.plain"]["seconds"] == pytest.approx(1.0, rel=0.5)
     assert costs["baseline.sgd"]["seconds"] > 2
     assert costs["baseline.plain"]["megabytes"] > 1
-    assert costs["baseline.sgd"]["operations"] == pytest.approx(
-        3 * costs["baseline.plain"]["operations"]
-    )
-    assert costs["fast_weights.carried"]["operations"] > costs["baseline.plain"]["operations"]
+    plain = costs["baseline.plain"]["operations"]
+    assert costs["baseline.sgd"]["operations"] > 3 * plain
+    assert costs["fast_weights.carried"]["operations"] > plain
