@@ -110,7 +110,7 @@ def test_train_hands_its_choices_on(invoke, tmp_path, monkeypatch):
     for number, words in enumerate(((), ("--carry-state",), ("--one-segment",))):
         invoke("train", "python-stdlib", "--to", str(tmp_path / str(number)), *words)
     assert [config.carry_state for config in configs] == [False, True, False]
-    assert [config.segment_length for config in configs] == [128, 128, None]
+    assert [config.segment_length for config in configs] == [64, 64, None]
 
 
 @pytest.mark.parametrize("carried", [{}, {"perplexity_per_token": 20.5, "bits_per_byte": None}])

@@ -69,7 +69,7 @@ _MIN_OCCURRENCES = 10
 _NAMED = 12
 
 # Bins with few tokens are all noise.
-_MIN_DOCUMENTS = 10
+_MIN_DOCUMENTS = 20
 
 
 def gains_picture(workspace: Workspace, path: Path, *, third: bool = False) -> dict | None:

@@ -75,6 +75,7 @@ def rows_of(result):
     return {row["name"]: row for row in result["rows"]}
 
 
+@pytest.mark.slow
 def test_every_chosen_row_is_measured(done):
     path, _, result, said = done
     rows = rows_of(result)
@@ -95,6 +96,7 @@ def test_every_chosen_row_is_measured(done):
     assert json.loads((path / "texts-tiny.json").read_text())["rows"] == result["rows"]
 
 
+@pytest.mark.slow
 def test_cells_are_what_the_models_say(done):
     """One cell computed in another way: token by token from the run's own model."""
     path, config, result, _ = done
@@ -115,6 +117,7 @@ def test_cells_are_what_the_models_say(done):
     )
 
 
+@pytest.mark.slow
 def test_the_same_command_again_measures_nothing(done, monkeypatch):
     path, config, result, _ = done
 
@@ -127,6 +130,7 @@ def test_the_same_command_again_measures_nothing(done, monkeypatch):
     assert again["rows"] == result["rows"]
 
 
+@pytest.mark.slow
 def test_models_share_batches_and_weights_but_for_what_they_are_about(done):
     path, config, _, _ = done
     workspace = Workspace.open(path, config, Console(quiet=True))
@@ -140,6 +144,7 @@ def test_models_share_batches_and_weights_but_for_what_they_are_about(done):
     assert len(third) == len(train) // 3
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused(done):
     path, config, _, _ = done
     with pytest.raises(ValueError, match="another steps"):
@@ -150,6 +155,7 @@ def test_another_configuration_is_refused(done):
         run_benchmark(path, config, seeds=0)
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on(done):
     path, config, _, _ = done
     workspace = Workspace.open(path, config, Console(quiet=True))
@@ -170,6 +176,7 @@ def test_an_interrupted_search_goes_on(done):
     workspace.write_json("searches", "baseline.sgd", kept)
 
 
+@pytest.mark.slow
 def test_the_page(done):
     path, config, result, _ = done
     page = (path / "texts-tiny.md").read_text()
@@ -184,6 +191,7 @@ def test_the_page(done):
     assert str(config.corpus) not in page + json.dumps(result)
 
 
+@pytest.mark.slow
 def test_what_effort_buys(done):
     """The picture's points: the search's own trials, and the same documents read by the others."""
     path, config, result, _ = done
