@@ -50,6 +50,7 @@ def _read(carry: bool) -> Losses:
             eos_id=reader.eos_id,
             pad_id=reader.pad_id,
             carry=carry,
+            compiled=reader.kept("compiled steps", dict),
             progress=reader.progress,
         )
 
@@ -116,6 +117,7 @@ def _optimise_hidden_states(reader, documents_ids, settings):
         reader.lm,
         documents_ids,
         eos_id=reader.eos_id,
+        compiled=reader.kept("compiled steps", dict),
         progress=reader.progress,
     )
 

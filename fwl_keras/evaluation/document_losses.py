@@ -21,6 +21,7 @@ def document_losses(
     pad_id: int,
     carry: bool = True,
     carry_context: bool = False,
+    compiled: dict | None = None,
     progress: bool = False,
 ) -> list[np.ndarray]:
     """Negative log-likelihood of every token of every document.
@@ -40,6 +41,8 @@ def document_losses(
         carry: False begins every window with a fresh state instead, for comparison.
         carry_context: whether the body goes on from window to window too (see
             `FWLCausalLM.carry_state`).
+        compiled: dict in which to keep what was compiled for this model, to be given again; None:
+            nothing is kept.
         progress: whether to draw a progress bar.
 
     Returns:
@@ -65,7 +68,11 @@ def document_losses(
         losses, state = lm(inputs, state=state, return_state=True, **arguments)
         return losses["loss"], state
 
-    read = Compiled(lm, read)
+    compiled = {} if compiled is None else compiled
+    kind = "document_losses", carry
+    if kind not in compiled:
+        compiled[kind] = Compiled(lm, read)
+    read = compiled[kind]
     result = [np.zeros(len(ids), np.float32) for ids in documents_ids]
     if carry_context and not carry:
         raise ValueError("`carry_context=True` needs `carry=True`: the two go on together.")

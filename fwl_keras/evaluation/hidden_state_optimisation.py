@@ -50,7 +50,13 @@ class HiddenStateOptimisation:
             raise ValueError(f"`learning_rate`={self.learning_rate} must not be negative.")
 
     def losses(
-        self, lm, documents_ids: Sequence[Sequence[int]], *, eos_id: int, progress: bool = False
+        self,
+        lm,
+        documents_ids: Sequence[Sequence[int]],
+        *,
+        eos_id: int,
+        compiled: dict | None = None,
+        progress: bool = False,
     ) -> list[np.ndarray]:
         """Negative log-likelihood of every token of every document.
 
@@ -59,6 +65,8 @@ class HiddenStateOptimisation:
                 weights, if it uses them, adapt besides, to the document's end.
             documents_ids: token ids of each document.
             eos_id: id that stands before every document; its own place is not predicted.
+            compiled: dict in which to keep what was compiled for this model and these settings, to
+                be given again; None: nothing is kept.
             progress: whether to draw a progress bar.
 
         Returns:
@@ -72,7 +80,10 @@ class HiddenStateOptimisation:
                 "Hidden-state optimisation needs a KerasHub body with a cache of keys and values; "
                 f"received {type(lm.backbone).__name__}."
             )
-        step = Compiled(lm, lambda *tensors: self._step(lm, *tensors))
+        compiled = {} if compiled is None else compiled
+        if self not in compiled:
+            compiled[self] = Compiled(lm, lambda *tensors: self._step(lm, *tensors))
+        step = compiled[self]
         documents = track(documents_ids, "hidden states", disable=not progress)
         return [self._document(lm, step, np.asarray(ids, "int32"), eos_id) for ids in documents]
 
