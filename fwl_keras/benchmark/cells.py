@@ -121,7 +121,14 @@ def search_settings(workspace: Workspace, row: Row, console: Console) -> dict:
         )
 
     scales = method.scales(workspace.config.length)
-    best = hill_climb(objective, method.start, scales, on_trial=keep, trials=tuple(trials))[0]
+    best = hill_climb(
+        objective,
+        method.start,
+        scales,
+        together=method.together,
+        on_trial=keep,
+        trials=tuple(trials),
+    )[0]
     keep(finished=True)
     keras.backend.clear_session()
     return best.settings

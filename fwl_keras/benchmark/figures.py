@@ -57,7 +57,7 @@ _EFFORTS = {
     "baseline": (BASELINE, 1),
     "fast weights, windows": ("fast_weights.windows", 1),
     "fast weights, state carried": ("fast_weights.carried", 1),
-    "the same, scaled on validation text": ("fast_weights.carried_scaled", 1),
+    "the same, tuned on documents": ("documents.carried", 1),
 }
 _SEARCHED = {
     "dynamic evaluation, SGD": "baseline.sgd",
@@ -84,15 +84,9 @@ def gains_picture(workspace: Workspace, path: Path, *, third: bool = False) -> d
     Returns:
         The gains that were drawn, or None where too little was measured.
     """
-    split, rows, base = (
-        ("third", _GAINS_THIRD, "two_thirds_baseline.plain")
-        if third
-        else (
-            "test",
-            _GAINS,
-            BASELINE,
-        )
-    )
+    split, rows, base = "test", _GAINS, BASELINE
+    if third:
+        split, rows, base = "third", _GAINS_THIRD, "two_thirds_baseline.plain"
     baseline = _losses(workspace, base, split)
     found = {label: _losses(workspace, row, split) for label, row in rows.items()}
     found = {label: losses for label, losses in found.items() if losses is not None}

@@ -28,6 +28,7 @@ class Method:
         start: Settings that a search begins with, by name; empty where nothing is tuned.
         scales: From the tokens of a window to the settings' possible values, in the order in which
             they are searched.
+        together: Settings that are moved together, too; see `hill_climb`.
         adds_fast_weights: Whether a model trained without fast weights reads with them.
     """
 
@@ -37,6 +38,7 @@ class Method:
     operations: Callable[[Operations, int], float]
     start: Mapping[str, float] = field(default_factory=dict)
     scales: Callable[[int], Mapping[str, Sequence[float]]] = lambda length: {}
+    together: tuple[tuple[str, ...], ...] = ()
     adds_fast_weights: bool = False
 
 
@@ -139,7 +141,7 @@ def _sgd_scales(context_length):
 def _rms_scales(context_length):
     return {
         "learning_rate": logarithmic_scale(1e-6, 1e-1, per_decade=4),
-        "epsilon": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1],
+        "epsilon": logarithmic_scale(1e-5, 1e-1),
         "length": _lengths(context_length),
         "decay": [0.0, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1],
         "per_document": [0, 1],
@@ -169,6 +171,8 @@ _RMS_START = {
     "decay": 3e-3,
     "per_document": 1,
 }
+# Most steps are divided by about epsilon; and a longer piece has a larger gradient.
+_RMS_TOGETHER = (("learning_rate", "epsilon"), ("learning_rate", "length"))
 
 _ALL = (
     Method("plain", "plain", _read(carry=False), lambda count, pieces: count.plain),
@@ -223,6 +227,7 @@ _ALL = (
         Operations.dynamic_evaluation_in,
         _RMS_START,
         _rms_scales,
+        _RMS_TOGETHER,
     ),
     Method(
         "block",
@@ -231,6 +236,7 @@ _ALL = (
         Operations.dynamic_evaluation_of_block_in,
         _RMS_START,
         _rms_scales,
+        _RMS_TOGETHER,
     ),
     Method(
         "hidden_states",
@@ -247,6 +253,7 @@ _ALL = (
         Operations.adapting_and_dynamic_evaluation_in,
         _RMS_START,
         _rms_scales,
+        _RMS_TOGETHER,
     ),
 )
 

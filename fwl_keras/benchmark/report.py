@@ -173,6 +173,16 @@ _COMPARISONS = (
         ("baseline.sgd", "baseline.rms", "baseline.block"),
     ),
     (
+        "Tuned on documents, carried, against the best dynamic evaluation of the baseline",
+        "documents.carried",
+        ("baseline.sgd", "baseline.rms", "baseline.block"),
+    ),
+    (
+        "The same against a baseline with as many steps",
+        "documents.carried",
+        ("more_baseline.rms",),
+    ),
+    (
         "Trained with fast weights against fast weights at test time only, carried",
         "fast_weights.carried",
         ("baseline.test_time",),
@@ -193,8 +203,13 @@ _COMPARISONS = (
         ("fast_weights.carried",),
     ),
     (
-        "The same with a larger body, against its dynamic evaluation",
+        "With a larger body, carried, against its dynamic evaluation",
         "larger_fast_weights.carried",
+        ("larger_baseline.rms",),
+    ),
+    (
+        "With a larger body, tuned on documents, carried, against its dynamic evaluation",
+        "larger_documents.carried",
         ("larger_baseline.rms",),
     ),
 )

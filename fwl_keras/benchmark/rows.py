@@ -40,6 +40,8 @@ _ALL = (
     Row("+ dynamic evaluation, SGD", "baseline", "sgd", MAIN),
     Row("+ dynamic evaluation, RMS", "baseline", "rms", MAIN),
     Row("+ dynamic evaluation of the block only, RMS", "baseline", "block"),
+    Row("baseline, a tenth more steps", "more_baseline", "plain"),
+    Row("baseline, a tenth more steps, + RMS", "more_baseline", "rms", settings_of="baseline"),
     Row("+ hidden-state optimisation", "baseline", "hidden_states"),
     Row("+ fast weights at test time only", "baseline", "test_time_windows"),
     Row("+ fast weights at test time only, carried", "baseline", "test_time"),
@@ -54,6 +56,8 @@ _ALL = (
     Row("fast weights", "fast_weights", "windows", MAIN),
     Row("fast weights, carried", "fast_weights", "carried", MAIN),
     Row("fast weights, carried, scaled on validation text", "fast_weights", "carried_scaled", MAIN),
+    Row("fast weights tuned on documents", "documents", "windows"),
+    Row("fast weights tuned on documents, carried", "documents", "carried", MAIN),
     Row("fast weights trained carried", "carried", "windows"),
     Row("fast weights trained carried, carried", "carried", "carried"),
     Row("fast weights, carried, + dynamic evaluation, RMS", "fast_weights", "carried_rms"),
@@ -67,6 +71,7 @@ _ALL = (
     Row("larger body: + dynamic evaluation, RMS", "larger_baseline", "rms", SIZES, "baseline"),
     Row("larger body: fast weights", "larger_fast_weights", "windows", SIZES),
     Row("larger body: fast weights, carried", "larger_fast_weights", "carried", SIZES),
+    Row("larger body: tuned on documents, carried", "larger_documents", "carried", SIZES),
 )
 
 # By name: every row, in the table's order.

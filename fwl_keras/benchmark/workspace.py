@@ -122,8 +122,16 @@ class Workspace:
 
     def documents_ids(self, split: str) -> list[np.ndarray]:
         """Returns a split's documents as token ids; `"third"` is what two thirds leave out."""
-        texts = [document.text for document in self._documents(split)]
-        return [one for one in self.text.tokenizer.encode_arrays(texts) if len(one)]
+        if split not in self._encoded:
+            texts = [document.text for document in self._documents(split)]
+            ids = self.text.tokenizer.encode_arrays(texts)
+            self._encoded[split] = [one for one in ids if len(one)]
+        return self._encoded[split]
+
+    @cached_property
+    def _encoded(self) -> dict[str, list[np.ndarray]]:
+        """What `documents_ids` has returned, for every row reads the same documents."""
+        return {}
 
     def training_windows(self) -> np.ndarray:
         """Returns windows evenly chosen from the training text, int32 [N, length + 1]."""

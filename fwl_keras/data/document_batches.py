@@ -19,6 +19,10 @@ class DocumentBatches(Batches):
     documents, the sizes and the seed, and from nothing that was read before, so a run that was
     stopped goes on exactly.
 
+    Batches of rows that read the same few documents for many steps are all alike. With `groups`,
+    several groups of rows take turns: row r of batch i goes on where row r of batch i - groups
+    ended, and `batch_size * groups` documents are read at a time.
+
     A document stands between two end marks, as in a packed stream: the first is its first input,
     the second its last label. The rest of its last window is padding. With fewer documents than
     rows, several rows have to read the same one: in the first batch they begin at places spread
@@ -36,6 +40,7 @@ class DocumentBatches(Batches):
         seed: Seed of the documents' order, at least 0.
         eos_id: Id of the mark before and after every document.
         pad_id: Id that fills up a document's last window.
+        groups: Groups of rows that take turns, at least 1.
         start: First batch that is given out; see `from_step`.
 
     Raises:
@@ -58,13 +63,18 @@ class DocumentBatches(Batches):
         *,
         eos_id: int,
         pad_id: int,
+        groups: int = 1,
         start: int = 0,
     ) -> None:
         super().__init__(length, batch_size, steps, seed, start)
+        if groups < 1:
+            raise ValueError(f"groups must be at least 1; received groups={groups}")
+        self.groups = groups
         self._source = MarkedDocuments(
             documents_ids, length, eos_id=eos_id, pad_id=pad_id, ends=True
         )
-        self._documents, self._windows = assign_lanes(self._queue(), batch_size, steps)
+        lanes = assign_lanes(self._queue(), batch_size * groups, -(-steps // groups))
+        self._documents, self._windows = (each.reshape(-1, batch_size)[:steps] for each in lanes)
 
     @property
     def tokens_per_step(self) -> float:
@@ -74,13 +84,14 @@ class DocumentBatches(Batches):
 
     def _batch(self, step: int) -> DocumentBatch:
         inputs, labels = self._source.cut(self._documents[step], self._windows[step])
-        # In the first batch a row may begin in the middle of a document.
-        return {**inputs, "starts": (self._windows[step] == 0) | (step == 0)}, labels
+        # In a group's first batch a row may begin in the middle of a document.
+        return {**inputs, "starts": (self._windows[step] == 0) | (step < self.groups)}, labels
 
     def _queue(self) -> Iterator[tuple[int, int, int]]:
         """Yields documents for ever, epoch by epoch; see `assign_lanes`."""
         documents = np.flatnonzero(self._source.counts)
-        rounds = -(-self.batch_size // len(documents))
+        rows = self.batch_size * self.groups
+        rounds = -(-rows // len(documents))
         places = itertools.count()
         for epoch in itertools.count():
             # NumPy promises to keep RandomState's numbers the same; Generator's may change.
@@ -88,6 +99,6 @@ class DocumentBatches(Batches):
             for document in np.random.RandomState(bits).permutation(documents):
                 count = int(self._source.counts[document])
                 # The rows' first documents: one that several rows begin with is spread over them.
-                in_first_batch = next(places) < self.batch_size
+                in_first_batch = next(places) < rows
                 first = count * epoch // rounds if in_first_batch else 0
                 yield int(document), first, count

@@ -25,6 +25,7 @@ def hill_climb(
     start: Mapping[str, float],
     scales: Mapping[str, Sequence[float]],
     *,
+    together: Sequence[tuple[str, ...]] = (),
     rounds: int = 3,
     on_trial: Callable[[Trial], None] | None = None,
     trials: Sequence[Trial] = (),
@@ -38,9 +39,12 @@ def hill_climb(
         objective: from settings to a number; smaller is better, NaN is worst.
         start: settings to begin with, each a value of its scale.
         scales: possible values by name, in order. The scales are searched in this order.
+        together: names of settings that are also moved up together, and down together, after the
+            scales: where one makes up for another, neither can be moved alone.
         rounds: how often to go through all scales; ends earlier where nothing changes.
         on_trial: called with every new trial, e.g. to keep it.
-        trials: trials of an earlier search, which are not repeated.
+        trials: trials of an earlier search, which are not repeated; the search goes on from the
+            best of those that are on the scales.
 
     Returns:
         All trials, the best first.
@@ -70,25 +74,33 @@ def hill_climb(
         return known[key].value
 
     best = dict(start)
+    on_scales = [
+        trial
+        for trial in trials
+        if all(trial.settings.get(name) in scale for name, scale in scales.items())
+    ]
+    if on_scales:
+        best = dict(min(on_scales, key=lambda trial: trial.value).settings)
     for _ in range(rounds):
         before = dict(best)
-        for name, scale in scales.items():
+        for names in [*((name,) for name in scales), *together]:
             for direction in (1, -1):
-                best = _climb(measured, best, name, list(scale), direction)
+                best = _climb(measured, best, {name: scales[name] for name in names}, direction)
         if best == before:
             break
     return sorted(known.values(), key=lambda trial: trial.value)
 
 
-def _climb(measured, settings, name, scale, direction):
-    """The best settings on one scale in one direction."""
-    place = scale.index(settings[name])
-    while 0 <= place + direction < len(scale):
-        moved = {**settings, name: scale[place + direction]}
+def _climb(measured, settings, scales, direction):
+    """The best settings in one direction, all of these scales moved together."""
+    while True:
+        places = {name: scale.index(settings[name]) + direction for name, scale in scales.items()}
+        if not all(0 <= place < len(scales[name]) for name, place in places.items()):
+            return settings
+        moved = {**settings, **{name: scales[name][place] for name, place in places.items()}}
         if not measured(moved) < measured(settings):
             return settings
-        settings, place = moved, place + direction
-    return settings
+        settings = moved
 
 
 def _key(settings):

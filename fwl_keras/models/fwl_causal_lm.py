@@ -246,15 +246,17 @@ class FWLCausalLM(Generating, keras.Model):
             counts["total_gain"] = mean(losses["trained_loss"]) - nll
         return nll + sum(ops.cast(loss, "float32") for loss in self.losses), counts
 
-    def carry_state(self, batch_size: int | None, *, carry_context: bool = False) -> None:
+    def carry_state(
+        self, batch_size: int | None, *, carry_context: bool = False, groups: int = 1
+    ) -> None:
         """Let `fit` read texts longer than a batch is wide: truncated backpropagation through time.
 
         From then on batches may hold `starts` beside `token_ids` and `padding_mask`, a bool tensor
         [B] that marks the rows in which a text begins (see fwl_keras.data.DocumentBatches). All
-        other rows go on with the state that their row of the batch before ended with; gradients
-        end there. In such a batch `padding_mask` marks the positions that have a label. Batches
-        without `starts`, as validation data, neither use nor change what is carried; `evaluate`
-        refuses batches with it.
+        other rows go on with the state that their row of the batch before (of the same group)
+        ended with; gradients end there. In such a batch `padding_mask` marks the positions that
+        have a label. Batches without `starts`, as validation data, neither use nor change what is
+        carried; `evaluate` refuses batches with it.
 
         The state is part of `save_weights`, so that an interrupted training goes on exactly, and
         not of `save`.
@@ -264,19 +266,23 @@ class FWLCausalLM(Generating, keras.Model):
             carry_context: whether the backbone goes on from batch to batch too, with its memory or
                 recurrent state, for backbones whose rows do so one by one (`RecurrentBackbone`,
                 `TransformerXLBackbone`).
+            groups: number of groups of rows that take turns: batch i goes on where batch
+                i - groups ended. As many states are kept. Give `DocumentBatches` the same.
 
         Raises:
-            ValueError: if it is not a positive int, or the backbone keeps no such context.
+            ValueError: if a number is not a positive int, or the backbone keeps no such context.
 
         Example:
-            >>> lm.carry_state(8)
-            >>> batches = DocumentBatches(ids, 256, 8, steps=100, seed=0, eos_id=1, pad_id=0)
+            >>> lm.carry_state(8, groups=4)
+            >>> marks = {"eos_id": 1, "pad_id": 0}
+            >>> batches = DocumentBatches(ids, 256, 8, steps=100, seed=0, groups=4, **marks)
             >>> lm.fit(batches.for_fit())
         """
         if batch_size is not None:
             require_count("batch_size", batch_size)
+            require_count("groups", groups)
             state = self.document_state(batch_size, carry_context)
-            carried = CarriedState(state, name="carried_state")
+            carried = CarriedState(state, groups, name="carried_state")
         self._set_carried_state(None if batch_size is None else carried)
         # A step that is compiled already holds the old variables.
         self.train_function = None

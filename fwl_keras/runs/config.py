@@ -68,6 +68,7 @@ _AT_LEAST_ONE = (
     "steps",
     "interval",
     "validation_every",
+    "carry_groups",
 )
 
 
@@ -86,11 +87,18 @@ class RunConfig:
         segment_length: Tokens in a segment of the block; None for one segment.
         carry_state: Whether rows of batches walk through whole documents, the block's state carried
             from window to window; else windows are drawn at random, each with a fresh state.
+        carry_groups: Groups of rows that take turns where the state is carried, so that batches are
+            of more documents than they have rows.
         fast_weights: False trains the baseline: the same parameters, no steps while reading.
         initial_step_size: Of the fast weights at the start; None for the block's own default.
         learn_step_sizes: Whether step sizes and decays are learned.
         initial_model: Directory of a finished run whose weights this one begins with and whose
             tokeniser it uses; None for random weights.
+        longer_memory: How many times as long as `initial_model` the fast weights remember at the
+            start: its decays are raised to the power 1 / longer_memory. Decays that were learned
+            in windows are too short for documents, and learned too slowly to become long.
+        smaller_steps: What `initial_model`'s step sizes are divided by at the start: what is
+            remembered for longer adds up to more.
         trained_part: `"all"`, or `"block"` to leave the body as it is.
         length: Tokens in a training window.
         batch_size: Windows in a batch.
@@ -125,8 +133,11 @@ class RunConfig:
     initial_step_size: float | None = None
     learn_step_sizes: bool = True
     initial_model: str | None = None
+    longer_memory: float = 1.0
+    smaller_steps: float = 1.0
     trained_part: str = "all"
     carry_state: bool = False
+    carry_groups: int = 1
     length: int = 256
     batch_size: int = 8
     steps: int = 1000
@@ -176,6 +187,8 @@ class RunConfig:
             self.trained_part in TRAINED_PARTS,
             f"must be one of {', '.join(TRAINED_PARTS)}",
         )
+        for name in ("longer_memory", "smaller_steps"):
+            self._require(name, getattr(self, name) > 0, "must be above 0")
         self._require("dtype", self.dtype in DTYPES, f"must be one of {', '.join(DTYPES)}")
 
     def _require(self, name: str, holds: bool, what: str) -> None:

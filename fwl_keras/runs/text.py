@@ -50,7 +50,7 @@ class RunText:
         if not config.carry_state:
             return TrainingBatches(self.stream, *sizes)
         marks = {"eos_id": self.tokenizer.eos_id, "pad_id": self.tokenizer.pad_id}
-        return DocumentBatches(self.documents_ids(), *sizes, **marks)
+        return DocumentBatches(self.documents_ids(), *sizes, **marks, groups=config.carry_groups)
 
     def documents_ids(self) -> list[np.ndarray]:
         """Returns the training documents without their marks, views of the stream."""

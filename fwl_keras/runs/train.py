@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from fwl_keras.data import SentencePieceTokenizer
@@ -19,6 +20,9 @@ from fwl_keras.runs.directory import RunDirectory, check_new, replace_file
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model, learning_rate_schedule
 from fwl_keras.runs.text import RunText, prepare_text, reload_text
+
+# A decay must be below 1 in float32.
+_LONGEST = 1 - 1e-6
 
 
 def start_run(
@@ -100,9 +104,14 @@ def train(
     lm = build_model(config, text.tokenizer) if lm is None else lm
     if config.initial_model is not None and not run.checkpoint.exists():
         begin_with(lm, config.initial_model)
+        _remember_longer(lm, config.longer_memory, config.smaller_steps)
     if config.carry_state:
         # Before the checkpoint is read, which has the state in it.
-        lm.carry_state(config.batch_size, carry_context=config.carry_context)
+        lm.carry_state(
+            config.batch_size,
+            carry_context=config.carry_context,
+            groups=config.carry_groups,
+        )
     done = restore(run, lm)
     if done:
         console.print(f"Continuing after step {done:,} of {config.steps:,}.")
@@ -149,6 +158,16 @@ def begin_with(lm: FWLCausalLM, path: str | Path) -> None:
             f"initial_model={str(path)!r} does not fit: {error}; give the same body, layers, "
             "width, heads and vocab_size as that run has"
         ) from error
+
+
+def _remember_longer(lm, longer, smaller):
+    """Decays to the power 1 / longer, step sizes divided by `smaller`."""
+    decays, step_sizes = lm.block.decays(), lm.block.step_sizes()
+    if longer != 1:
+        decays = {t: np.minimum(decay ** (1 / longer), _LONGEST) for t, decay in decays.items()}
+        lm.block.set_decays(decays)
+    if smaller != 1:
+        lm.block.set_step_sizes({t: step_size / smaller for t, step_size in step_sizes.items()})
 
 
 def _fit(

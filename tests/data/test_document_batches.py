@@ -97,6 +97,8 @@ def test_from_step_gives_the_rest():
         rest = schedule().from_step(start)
         assert len(rest) == 40 - start
         assert_equal_batches(rest, expected[start:])
+    in_turns = schedule(groups=3)
+    assert_equal_batches(in_turns.from_step(17), list(in_turns)[17:])
     assert_equal_batches(schedule().from_step(10).from_step(20), expected[20:])
     assert_equal_batches(schedule(start=5), expected[5:])
     assert_equal_batches([schedule()[7]], expected[7:8])
@@ -122,6 +124,19 @@ def test_batches_for_fit_without_tensorflow(monkeypatch):
     assert_equal_batches(schedule().for_fit(start=35), list(schedule())[35:])
 
 
+@pytest.mark.parametrize("steps", [40, 38])
+def test_groups_of_rows_take_turns(steps):
+    groups, rows = 4, 2
+    batches = list(schedule(batch_size=rows, steps=steps, groups=groups))
+    assert len(batches) == steps
+    # As wide batches, cut into groups: all that was said of rows holds for each of them.
+    wide = list(schedule(batch_size=rows * groups, steps=10))
+    for step, (x, y) in enumerate(batches):
+        wide_x, wide_y = wide[step // groups]
+        part = slice(step % groups * rows, (step % groups + 1) * rows)
+        assert_equal_batches([(x, y)], [({k: v[part] for k, v in wide_x.items()}, wide_y[part])])
+
+
 def test_fewer_documents_than_rows_are_read_at_several_places():
     book = np.arange(2, 2 + 63)  # 16 windows with its end mark
     batches = list(schedule([book], batch_size=4, steps=33))
@@ -142,6 +157,7 @@ def test_fewer_documents_than_rows_are_read_at_several_places():
         ({"batch_size": 0}, "batch_size=0"),
         ({"steps": 0}, "steps=0"),
         ({"seed": -1}, "seed=-1"),
+        ({"groups": 0}, "groups must be at least 1; received groups=0"),
         ({"start": 41}, "start must be between 0 and steps=40; received start=41"),
     ],
 )

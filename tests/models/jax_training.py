@@ -32,7 +32,8 @@ def model():
 def batches(carried):
     """Three batches (x, y, sample_weight), with or without `starts`."""
     weights = np.random.default_rng(0).uniform(0.5, 1.5, size=(3, B, T)).astype("float32")
-    schedule = DocumentBatches(DOCUMENTS, T, B, steps=3, seed=3, eos_id=EOS, pad_id=PAD)
+    ends = {"eos_id": EOS, "pad_id": PAD}
+    schedule = DocumentBatches(DOCUMENTS, T, B, steps=3, seed=3, groups=2, **ends)
     for (x, y), weight in zip(schedule, weights, strict=True):
         x = {n: a for n, a in x.items() if carried or n != "starts"}
         yield x, y, weight * x["padding_mask"]
@@ -52,7 +53,7 @@ def results(path):
         lm.load_weights(path)
         lm.compile(optimizer)
         if carried:
-            lm.carry_state(B)
+            lm.carry_state(B, groups=2)
         for step, batch in enumerate(batches(carried)):
             logs = lm.train_on_batch(*batch, return_dict=True)
             found |= {f"{name}/{step}/{log}": value for log, value in logs.items()}
