@@ -130,13 +130,24 @@ def train(
             show_default=False,
         ),
     ] = None,
-    preset: Annotated[Preset, typer.Option(help="Size of model and training.")] = Preset.small,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="Size of model and training. Default: small.", show_default=False),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(help="Directory of the run. Default: runs/CORPUS-TIME.")
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Continue the run in this directory; it knows all other settings."),
+    ] = None,
+    begin_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Begin with the weights of this finished run; what is not given is as it was "
+            "there, CORPUS too.",
+        ),
     ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Without fast weights: same parameters, no steps.")
@@ -160,6 +171,28 @@ def train(
             "along: for a model that is to read long texts.",
         ),
     ] = False,
+    carry_groups: Annotated[
+        int | None,
+        typer.Option(
+            help="With --carry-state: read so many times more documents at a time, batch by batch "
+            "in turn.",
+            show_default=False,
+        ),
+    ] = None,
+    longer_memory: Annotated[
+        float | None,
+        typer.Option(
+            help="With --from: the fast weights begin with a memory so many times as long.",
+            show_default=False,
+        ),
+    ] = None,
+    smaller_steps: Annotated[
+        float | None,
+        typer.Option(
+            help="With --from: the fast weights begin with step sizes divided by this.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows in a batch.")] = None,
     body: Annotated[
         Body | None,
@@ -208,22 +241,30 @@ def train(
         "dtype": None if dtype is None else dtype.value,
         "jit_compile": jit,
         "carry_state": carry_state or None,
+        "carry_groups": carry_groups,
+        "longer_memory": longer_memory,
+        "smaller_steps": smaller_steps,
     }
     if one_segment and segment_length is not None:
         _fail("--one-segment has no --segment-length; leave one of them out")
+    if begin_from is None and (longer_memory is not None or smaller_steps is not None):
+        _fail("--longer-memory and --smaller-steps change another run's model; name it with --from")
+    if begin_from is not None and preset is not None:
+        _fail("--from takes all sizes from that run; leave out --preset")
     if resume is not None:
         given = [
             f"--{name.replace('_', '-')}" for name, value in choices.items() if value is not None
         ]
         given += ["CORPUS"] * bool(corpus) + ["--to"] * bool(to) + ["--baseline"] * baseline
-        given += ["--one-segment"] * one_segment
+        given += ["--one-segment"] * one_segment + ["--preset"] * (preset is not None)
+        given += ["--from"] * (begin_from is not None)
         if given:
             _fail(f"--resume takes everything from the run; leave out {', '.join(given)}")
         directory = resume
-    elif corpus is None:
+    elif corpus is None and begin_from is None:
         _fail("name a text to train on, for example: fwl-keras train my_book.txt")
     else:
-        directory = to or _default_directory(_short_name(corpus))
+        directory = to or _default_directory(_short_name(corpus or f"{begin_from.name}-on"))
     with _reported(console, debug, f"fwl-keras train --resume {directory}", directory):
         if resume is None:
             _check_new(directory)
@@ -233,10 +274,16 @@ def train(
             run = resume_run(directory, console)
         else:
             from fwl_keras.runs.config import RunConfig
+            from fwl_keras.runs.directory import RunDirectory
 
-            config = RunConfig.from_preset(
-                preset.value, corpus=_absolute(corpus), fast_weights=not baseline, **choices
-            )
+            choices["fast_weights"] = not baseline
+            if corpus is not None:
+                choices["corpus"] = _absolute(corpus)
+            if begin_from is None:
+                config = RunConfig.from_preset((preset or Preset.small).value, **choices)
+            else:
+                choices["carry_state"] = carry_state
+                config = RunDirectory.open(begin_from).next_config(**choices)
             if one_segment:
                 config = config.replace(segment_length=None)
             console.print(f"The run is in {directory}.", soft_wrap=True)

@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from fwl_keras.cli import app
 from fwl_keras.runs import PRESETS
+from fwl_keras.runs.config import RunConfig
+from fwl_keras.runs.directory import RunDirectory
 
 
 @pytest.fixture
@@ -60,6 +62,10 @@ def test_the_presets_of_the_command_are_those_of_the_package():
         (("score", "{tmp}", "{tmp}/none.txt"), "does not exist"),
         (("score", "{tmp}", "{tmp}/mine.txt", "--html", "{tmp}"), "is a directory"),
         (("score", "{tmp}", "{tmp}/mine.txt", "--html", "{tmp}/no/x.html"), "not a directory"),
+        (("train", "--from", "{tmp}", "--to", "{tmp}/run"), "is not a run"),
+        (("train", "--from", "{tmp}", "--preset", "tiny"), "leave out --preset"),
+        (("train", "x", "--longer-memory", "8"), "name it with --from"),
+        (("train", "--resume", "{tmp}", "--from", "{tmp}"), "leave out --from"),
         (("quickstart", "--resume", "{tmp}"), "no quickstart to continue"),
         (("quickstart", "--to", "{tmp}"), "not empty"),
         (("quickstart", "--minutes", "0", "--to", "{tmp}/run"), "minutes must be"),
@@ -111,6 +117,26 @@ def test_train_hands_its_choices_on(invoke, tmp_path, monkeypatch):
         invoke("train", "python-stdlib", "--to", str(tmp_path / str(number)), *words)
     assert [config.carry_state for config in configs] == [False, True, False]
     assert [config.segment_length for config in configs] == [64, 64, None]
+
+
+def test_train_goes_on_from_a_finished_run(invoke, tmp_path, monkeypatch):
+    configs = []
+    monkeypatch.setattr(
+        "fwl_keras.runs.train.start_run", lambda path, config, *_, **__: configs.append(config)
+    )
+    run = RunDirectory(tmp_path / "first")
+    run.path.mkdir()
+    first = RunConfig(width=64, steps=5, trained_part="block", smaller_steps=3.0, corpus="mine")
+    run.config.write_text(first.to_json())
+    words = ("train", "--from", str(run.path), "--to", str(tmp_path / "second"))
+    assert "is not finished" in invoke(*words).stderr
+    run.model.write_text("")
+    more = ("--carry-state", "--carry-groups", "4", "--longer-memory", "8", "--steps", "9")
+    invoke(*words)
+    invoke(*words, *more, "--smaller-steps", "2")
+    on = first.replace(initial_model=str(run.path), trained_part="all", smaller_steps=1.0)
+    documents = {"carry_state": True, "carry_groups": 4, "longer_memory": 8.0, "smaller_steps": 2.0}
+    assert configs == [on, on.replace(**documents, steps=9)]
 
 
 @pytest.mark.parametrize("carried", [{}, {"perplexity_per_token": 20.5, "bits_per_byte": None}])

@@ -92,6 +92,29 @@ class RunDirectory:
             )
         return run
 
+    def next_config(self, **changes) -> RunConfig:
+        """Returns a configuration that goes on from this run's model, with another training.
+
+        Args:
+            **changes: `RunConfig`'s attributes; those that are None keep the run's value.
+
+        Returns:
+            The run's configuration with itself as `initial_model`.
+
+        Raises:
+            ValueError: The run is not finished, or a value is out of its range.
+        """
+        if not self.finished:
+            raise ValueError(
+                f"{str(self.path)!r} is not finished; continue it with: fwl-keras train --resume "
+                f"{self.path}"
+            )
+        given = {name: value for name, value in changes.items() if value is not None}
+        # What that run began with is in its weights.
+        begin = {"longer_memory": 1.0, "smaller_steps": 1.0, "trained_part": "all"}
+        begin["initial_model"] = str(self.path.resolve())
+        return RunConfig.load(self.config).replace(**{**begin, **given})
+
     @property
     def finished(self) -> bool:
         """Whether the run has its final model."""
