@@ -94,7 +94,7 @@ def search_settings(workspace: Workspace, row: Row, console: Console) -> dict:
     model = row.settings_of or row.model
     workspace.train(model, SEARCH_SEED, console)
     reader = open_reader(workspace, model, row.method, SEARCH_SEED, progress=not console.quiet)
-    documents_ids = workspace.search_documents()
+    documents_ids = workspace.documents_ids("search")
     tokens = sum(map(len, documents_ids))
     console.print(f"Searching settings of {method.title} ({model}) on {tokens:,} tokens ...")
     trials = [

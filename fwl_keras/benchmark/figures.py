@@ -202,8 +202,8 @@ def extremes(workspace: Workspace) -> dict[str, list[str]]:
         if count >= _MIN_OCCURRENCES
     ]
     totals, tokens = gain_by_document(gain, table.documents)
-    names = [one.name for one in workspace.text.corpus.test if one.text]
-    documents = sorted(zip(totals / tokens, tokens, names, strict=False), reverse=True)
+    names = [one.name for one in workspace.documents("test")]
+    documents = sorted(zip(totals / tokens, tokens, names, strict=True), reverse=True)
 
     def of_words(chosen):
         return [

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,17 +119,33 @@ class Workspace:
         train(run, config, text, console, title=f"{name}, seed {seed}")
         keras.backend.clear_session()
 
+    def documents(self, split: str) -> list[Document]:
+        """Returns a split's documents, without those that have no token.
+
+        Args:
+            split: `"valid"`, `"test"`, `"search"` for those validation documents that settings are
+                searched on, or `"third"` for the training documents that two thirds leave out.
+        """
+        return [document for document, _ in self._pairs(split)]
+
     def documents_ids(self, split: str) -> list[np.ndarray]:
-        """Returns a split's documents as token ids; `"third"` is what two thirds leave out."""
+        """Returns the token ids of `documents`."""
+        return [ids for _, ids in self._pairs(split)]
+
+    def _pairs(self, split):
+        """Documents and their token ids; encoded once, for every row reads the same ones."""
+        if split == "search":
+            return self._pairs("valid")[::_SEARCH_STRIDE]
         if split not in self._encoded:
-            texts = [document.text for document in self._documents(split)]
-            ids = self.text.tokenizer.encode_arrays(texts)
-            self._encoded[split] = [one for one in ids if len(one)]
+            third = split == "third"
+            documents = self.two_thirds[1] if third else getattr(self.text.corpus, split)
+            ids = self.text.tokenizer.encode_arrays([document.text for document in documents])
+            pairs = zip(documents, ids, strict=True)
+            self._encoded[split] = [pair for pair in pairs if len(pair[1])]
         return self._encoded[split]
 
     @cached_property
-    def _encoded(self) -> dict[str, list[np.ndarray]]:
-        """What `documents_ids` has returned, for every row reads the same documents."""
+    def _encoded(self) -> dict[str, list[tuple[Document, np.ndarray]]]:
         return {}
 
     def training_windows(self) -> np.ndarray:
@@ -144,28 +159,16 @@ class Workspace:
         """What perplexities are per: `"word"` (WikiText's words and line ends), or `"token"`."""
         return "word" if self.text.corpus.name.startswith("wikitext") else "token"
 
-    def search_documents(self) -> list[np.ndarray]:
-        """Returns those validation documents, as token ids, that settings are searched on."""
-        return self.documents_ids("valid")[::_SEARCH_STRIDE]
-
     def in_search(self, losses: np.ndarray) -> np.ndarray:
-        """Returns those losses of the validation documents that belong to `search_documents`."""
+        """Returns those losses of the validation documents that belong to `"search"`."""
         ends = np.cumsum([len(ids) for ids in self.documents_ids("valid")])
         return np.concatenate(np.split(losses, ends[:-1])[::_SEARCH_STRIDE])
 
     def units(self, split: str) -> int:
-        """Returns the number of words or tokens of a split; `"search"`: of `search_documents`."""
+        """Returns the number of words or tokens of a split; see `documents`."""
         if self.unit == "token":
-            search = split == "search"
-            return sum(map(len, self.search_documents() if search else self.documents_ids(split)))
-        return sum(word_count(document.text) for document in self._documents(split))
-
-    def _documents(self, split: str) -> Sequence[Document]:
-        if split == "third":
-            return self.two_thirds[1]
-        if split == "search":
-            return [one for one in self.text.corpus.valid if one.text][::_SEARCH_STRIDE]
-        return getattr(self.text.corpus, split)
+            return sum(map(len, self.documents_ids(split)))
+        return sum(word_count(document.text) for document in self.documents(split))
 
     def read_losses(self, name: str) -> dict[str, np.ndarray] | None:
         """Returns what `write_losses` kept, or None."""

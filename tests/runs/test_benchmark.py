@@ -197,7 +197,7 @@ def test_what_effort_buys(done):
     path, config, result, _ = done
     workspace = Workspace.open(path, config, Console(quiet=True))
     points = result["pictures"]["What operations buy"]
-    ids = workspace.search_documents()
+    ids = workspace.documents_ids("search")
     tokens = sum(map(len, ids))
     best = workspace.read_json("searches", "baseline.sgd")["trials"][0]
     [[operations, perplexity]] = points["dynamic evaluation, SGD"]
