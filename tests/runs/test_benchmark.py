@@ -212,7 +212,9 @@ def test_what_effort_buys(done):
 def test_order_and_summaries():
     everything = order(list(ROWS.values()), 3)
     assert everything[0] == (ROWS["baseline.plain"], 0)
-    assert len(everything) == len(set(everything)) == len(ROWS) + 2 * 6
+    main = [row for row in ROWS.values() if row.group == "main"]
+    assert everything[: len(main)] == [(row, 0) for row in main]
+    assert len(everything) == len(set(everything)) == len(ROWS) + 2 * len(main)
     assert report.summary([100.0]) == "100.0"
     assert report.summary([100.0, 102.0]) == "101.0 ± 1.4"
     assert report.summary([100.0, None]) == "diverges"

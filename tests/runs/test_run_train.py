@@ -151,14 +151,13 @@ def test_a_run_begins_with_the_weights_of_another(book, tmp_path):
         begin_with(build_model(tiny_config(book, width=32)), first.path)
 
 
-def test_a_run_begins_with_a_longer_memory(book, tmp_path):
-    first = start_run(tmp_path / "first", tiny_config(book, segment_length=16))
+@pytest.mark.slow
+def test_a_run_begins_with_a_longer_memory(finished, tmp_path):
     start = {"longer_memory": 10.0, "smaller_steps": 2.0, "learning_rate": 1e-9}
-    config = tiny_config(
-        book, initial_model=str(first.path), segment_length=16, carry_state=True, **start
-    )
-    tuned = start_run(tmp_path / "tuned", config.replace(carry_groups=3))
-    before, after = (load_run_model(run.path).block for run in (first, tuned))
+    carried = {"carry_state": True, "carry_groups": 3, "validation_windows": 0}
+    config = finished.next_config(**start, **carried, steps=4)
+    tuned = start_run(tmp_path / "tuned", config, steps_given=True)
+    before, after = (load_run_model(run.path).block for run in (finished, tuned))
     for name, decay in after.decays().items():
         # Ten segments later as much is left as was after one.
         assert decay**10 == pytest.approx(before.decays()[name], rel=1e-3)
