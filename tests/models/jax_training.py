@@ -25,7 +25,7 @@ def model():
     convolution = keras.layers.Conv1D(
         WIDTH, 2, padding="causal", kernel_regularizer=keras.regularizers.L2(0.1)
     )
-    block = FWLBlock(WIDTH, V, segment_length=4, initial_step_size=0.03, initial_decay=0.8)
+    block = FWLBlock(WIDTH, V, segment_length=4, initial_step_size=0.04, initial_decay=0.8)
     return FWLCausalLM(keras.Model(tokens, convolution(x)), block)
 
 

@@ -82,8 +82,8 @@ def fit(lm, batches):
 @pytest.mark.parametrize(
     ("segment_length", "groups", "mode"),
     [
-        pytest.param(6, 2, {"jit_compile": True}, marks=pytest.mark.slow),
-        (5, 2, {"jit_compile": False}),
+        pytest.param(6, 1, {"jit_compile": True}, marks=pytest.mark.slow),
+        (5, 1, {"jit_compile": False}),
         (5, 1, {"run_eagerly": True}),
         (5, 3, {"run_eagerly": True}),
         (None, 1, {"run_eagerly": True}),
@@ -99,7 +99,7 @@ def test_training_follows_the_gradients_of_steps_done_by_hand(segment_length, gr
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.assign_sub(0.1 * gradient)
 
-    batches = schedule(8, groups=groups)
+    batches = schedule(6, groups=groups)
     expected, state = by_hand(other, batches, descend, groups)
     lm.compile(keras.optimizers.SGD(0.1), **mode)
     lm.carry_state(B, groups=groups)
@@ -107,7 +107,7 @@ def test_training_follows_the_gradients_of_steps_done_by_hand(segment_length, gr
     for ours, theirs in zip(lm.trainable_variables, variables, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=ours.path)
     for name, value in carried_values(lm).items():
-        np.testing.assert_allclose(value, state[name], rtol=1e-5, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(value, state[name], atol=2e-5, err_msg=name)
     assert max(np.abs(value).max() for value in carried_values(lm).values()) > 1e-2
 
 

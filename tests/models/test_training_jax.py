@@ -31,4 +31,4 @@ def test_the_same_numbers_on_jax(tmp_path):
     # That is much less than what training does.
     for name in ("SGD", "Adam"):
         assert abs(expected[f"{name}/2/loss"] - expected[f"{name}/0/loss"]) > 1e-2
-    assert abs(expected["evaluate/adaptation_gain"]) > 5e-4
+    assert abs(expected["evaluate/adaptation_gain"]) > 1e-3
