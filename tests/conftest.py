@@ -61,6 +61,10 @@ def _seed():
 def _forget():
     """Graphs that a module's tests have compiled are not needed by the next one's."""
     yield
-    keras.utils.clear_session()
     jax.clear_caches()
-    gc.collect()
+    keras.utils.clear_session()  # collects the garbage
+
+
+def pytest_collection_finish(session):
+    """Libraries stay: what they are made of need not be looked through for garbage."""
+    gc.freeze()

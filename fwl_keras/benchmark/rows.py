@@ -37,7 +37,7 @@ class Row:
 
 _ALL = (
     Row("baseline", "baseline", "plain", MAIN),
-    Row("+ dynamic evaluation, SGD", "baseline", "sgd", MAIN),
+    Row("+ dynamic evaluation, SGD", "baseline", "sgd"),
     Row("+ dynamic evaluation, RMS", "baseline", "rms", MAIN),
     Row("+ dynamic evaluation of the block only, RMS", "baseline", "block"),
     Row("baseline, a tenth more steps", "more_baseline", "plain"),
