@@ -86,6 +86,7 @@ _ALL = (
     TrainedModel("documents", _documents, begins_with="fast_weights"),
     TrainedModel("more_baseline", _without(_more), begins_with="baseline"),
     TrainedModel("fixed_steps", _changed(learn_step_sizes=False)),
+    TrainedModel("fixed_documents", _documents, begins_with="fixed_steps"),
     TrainedModel("tuned_block", _tuned("block"), begins_with="baseline"),
     TrainedModel("tuned_all", _tuned("all"), begins_with="baseline"),
     TrainedModel("two_thirds_baseline", _changed(fast_weights=False), two_thirds=True),

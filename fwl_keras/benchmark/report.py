@@ -178,7 +178,12 @@ _COMPARISONS = (
         ("baseline.sgd", "baseline.rms", "baseline.block"),
     ),
     (
-        "The same against a baseline with as many steps",
+        "The same with step sizes fixed until then",
+        "fixed_documents.carried",
+        ("baseline.sgd", "baseline.rms", "baseline.block"),
+    ),
+    (
+        "Tuned on documents against a baseline with as many steps",
         "documents.carried",
         ("more_baseline.rms",),
     ),
@@ -186,6 +191,11 @@ _COMPARISONS = (
         "Trained with fast weights against fast weights at test time only, carried",
         "fast_weights.carried",
         ("baseline.test_time",),
+    ),
+    (
+        "Learned step sizes against fixed ones, in windows",
+        "fast_weights.windows",
+        ("fixed_steps.windows",),
     ),
     (
         "Learned step sizes against fixed ones, carried",
