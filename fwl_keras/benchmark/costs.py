@@ -21,8 +21,9 @@ from fwl_keras.benchmark.workspace import Workspace
 _DOCUMENTS = 8
 _WINDOWS = 2
 
-# How often both are timed, in turn.
+# Both are timed in turn, at least so often, and for so many seconds: what is short is all noise.
 _ROUNDS = 3
+_SECONDS = 5.0
 
 _MEGABYTE = 1024**2
 
@@ -38,8 +39,7 @@ def measure_cost(workspace: Workspace, row: Row, settings: dict, seed: int) -> d
 
     Returns:
         `seconds`, relative to plain reading (the same body without fast weights, documents side by
-        side), `megabytes` of memory that loading and reading took at most, `tokens_per_second`,
-        and `operations`, multiply-adds per token, None where they are not counted.
+        side), `megabytes` of memory that loading and reading took at most, `tokens_per_second`.
     """
     found = workspace.read_json("costs", row.name)
     if found is not None:
@@ -75,7 +75,6 @@ def measure_cost(workspace: Workspace, row: Row, settings: dict, seed: int) -> d
 def _measure(request: dict) -> dict:
     from fwl_keras.benchmark.methods import METHODS
     from fwl_keras.benchmark.reader import Reader
-    from fwl_keras.evaluation.operations import count_operations
 
     method = METHODS[request["method"]]
     with np.load(request["text"]) as arrays:
@@ -101,22 +100,16 @@ def _measure(request: dict) -> dict:
 
     read_plain()
     seconds = {"row": [], "plain": []}
-    for _ in range(_ROUNDS):
+    while len(seconds["row"]) < _ROUNDS or sum(map(sum, seconds.values())) < _SECONDS:
         for name, function in (("row", read), ("plain", read_plain)):
             start = time.perf_counter()
             function()
             seconds[name].append(time.perf_counter() - start)
     ratios = np.divide(seconds["row"], seconds["plain"])
-    try:
-        pieces = adapting.length // request["settings"].get("length", adapting.length)
-        operations = method.operations(count_operations(adapting.lm, adapting.length), pieces)
-    except ValueError:  # a body that they are not counted for
-        operations = None
     return {
         "seconds": float(np.median(ratios)),
         "megabytes": peak / _MEGABYTE,
         "tokens_per_second": sum(map(len, documents_ids)) / float(np.median(seconds["row"])),
-        "operations": operations,
     }
 
 

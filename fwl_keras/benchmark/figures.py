@@ -1,15 +1,14 @@
 """The pictures of a benchmark, and the words and documents that gain and lose most."""
 
-import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 
+from fwl_keras.benchmark.counts import model_operations, model_parameters
 from fwl_keras.benchmark.methods import METHODS
 from fwl_keras.benchmark.rows import ROWS
 from fwl_keras.benchmark.workspace import Workspace
-from fwl_keras.evaluation.operations import Operations, count_operations
 from fwl_keras.evaluation.plots import plot_effort, plot_gains, plot_sizes
 from fwl_keras.evaluation.token_analysis import (
     TokenTable,
@@ -19,7 +18,6 @@ from fwl_keras.evaluation.token_analysis import (
     gain_by_word,
 )
 from fwl_keras.runs.directory import replace_file
-from fwl_keras.runs.load import load_run_model
 
 BASELINE = "baseline.plain"
 
@@ -139,9 +137,8 @@ def effort_picture(workspace: Workspace, path: Path) -> dict | None:
     model = ROWS[BASELINE].model
     if not workspace.run(model, 0).finished:
         return None
-    try:
-        count = _operations(workspace, model)
-    except ValueError:  # a body whose operations are not counted
+    count = model_operations(workspace, model)
+    if count is None:
         return None
     length, units = workspace.config.length, workspace.units("search")
     points = {}
@@ -169,15 +166,6 @@ def effort_picture(workspace: Workspace, path: Path) -> dict | None:
     unit = workspace.unit
     replace_file(path, lambda file: plot_effort(points, file, unit=unit))
     return points
-
-
-def _operations(workspace: Workspace, model: str) -> Operations:
-    known = workspace.read_json("costs", f"operations-{model}")
-    if known is None:
-        lm = load_run_model(workspace.run(model, 0).path)
-        known = dataclasses.asdict(count_operations(lm, workspace.config.length))
-        workspace.write_json("costs", f"operations-{model}", known)
-    return Operations(**known)
 
 
 def extremes(workspace: Workspace) -> dict[str, list[str]]:
@@ -242,7 +230,7 @@ def sizes_picture(workspace: Workspace, path: Path) -> dict | None:
             if None in cells:
                 continue
             values = [cell["splits"]["test"]["perplexity"] for cell in cells]
-            size = _parameters(workspace, ROWS[better].model)
+            size = model_parameters(workspace, ROWS[better].model)
             if None not in values:
                 points.setdefault(label, []).append((size, 100 * (1 - values[0] / values[1])))
     points = {label: pairs for label, pairs in points.items() if len(pairs) > 1}
@@ -250,14 +238,6 @@ def sizes_picture(workspace: Workspace, path: Path) -> dict | None:
         return None
     replace_file(path, lambda file: plot_sizes(points, file))
     return points
-
-
-def _parameters(workspace: Workspace, model: str) -> int:
-    known = workspace.read_json("costs", f"parameters-{model}")
-    if known is None:
-        known = {"parameters": load_run_model(workspace.run(model, 0).path).count_params()}
-        workspace.write_json("costs", f"parameters-{model}", known)
-    return known["parameters"]
 
 
 def _losses(workspace: Workspace, row: str, split: str) -> np.ndarray | None:

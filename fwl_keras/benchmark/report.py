@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from fwl_keras.benchmark.counts import row_operations
 from fwl_keras.benchmark.environment import environment
 from fwl_keras.benchmark.rows import MAIN, ROWS, THIRD, Row
 from fwl_keras.benchmark.workspace import Workspace
@@ -21,7 +22,8 @@ def collect(workspace: Workspace, command: str) -> dict:
 
     Returns:
         `command`, `corpus`, `unit`, `config`, `environment`, and `rows`: for each that was
-        measured its title, settings, and by seed and split its perplexity, and its cost.
+        measured its title, settings, by seed and split its perplexity, its multiply-adds per
+        token, and its cost.
     """
     config = json.loads(workspace.config.to_json())
     # Where the text and other models were on this machine is nobody's concern.
@@ -63,6 +65,7 @@ def _row(workspace: Workspace, row: Row) -> dict | None:
             split: [cell["splits"][split]["perplexity"] for cell in cells]
             for split in cells[0]["splits"]
         },
+        "operations": row_operations(workspace, row, cells[0]["settings"]),
         "cost": workspace.read_json("costs", row.name),
     }
 
@@ -101,9 +104,8 @@ def table_lines(result: dict, groups: tuple[str, ...]) -> tuple[list[str], list[
     lines = []
     for row in rows:
         cost = row["cost"] or {}
-        operations, seconds, memory = (
-            cost.get(key) for key in ("operations", "seconds", "megabytes")
-        )
+        operations = row["operations"]
+        seconds, memory = cost.get("seconds"), cost.get("megabytes")
         lines.append(
             [
                 row["title"],
