@@ -244,7 +244,7 @@ _ALL = (
         "hidden-state optimisation",
         _optimise_hidden_states,
         lambda count, pieces: count.hidden_state_optimisation,
-        {"learning_rate": 3e-3, "length": 64},
+        {"learning_rate": 3.2e-3, "length": 64},
         _hidden_state_scales,
     ),
     Method(

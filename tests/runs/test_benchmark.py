@@ -240,6 +240,12 @@ def test_every_row_has_its_model_and_method():
         assert row.settings_of is None or f"{row.settings_of}.{row.method}" in ROWS
 
 
+def test_searches_begin_on_their_scales():
+    for method in METHODS.values():
+        for name, values in method.scales(512).items():
+            assert method.start[name] in values, method.name
+
+
 @pytest.mark.slow
 def test_costs(done, few_settings):
     path, config, _, _ = done
