@@ -193,7 +193,7 @@ def test_an_interrupted_run_comes_to_the_same_result(number, long_run, tmp_path)
     process = start_process(run.path, config)
     wait_for_lines(run, process, 2)
     interrupt(run, process, number)
-    output, errors = process.communicate(timeout=PATIENCE)
+    output, errors = process.communicate(timeout=60)
     assert not run.finished, errors
     if number == signal.SIGINT:
         assert process.returncode == 130, errors
