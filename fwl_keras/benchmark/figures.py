@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fwl_keras.benchmark.counts import model_operations, model_parameters
-from fwl_keras.benchmark.methods import METHODS
+from fwl_keras.benchmark.counts import model_parameters, row_operations
 from fwl_keras.benchmark.rows import ROWS
 from fwl_keras.benchmark.workspace import Workspace
 from fwl_keras.evaluation.plots import plot_effort, plot_gains, plot_sizes
@@ -44,18 +43,22 @@ _SIZES = {
         ("fast_weights.carried", BASELINE),
         ("larger_fast_weights.carried", "larger_baseline.plain"),
     ],
+    "the same, tuned on documents": [
+        ("documents.carried", BASELINE),
+        ("larger_documents.carried", "larger_baseline.plain"),
+    ],
     "dynamic evaluation, RMS": [
         ("baseline.rms", BASELINE),
         ("larger_baseline.rms", "larger_baseline.plain"),
     ],
 }
 
-# Rows of the picture of effort, by label; and searches of steps after so many pieces of a window.
+# Rows of the picture of effort, by label; and searches that have tried several efforts.
 _EFFORTS = {
-    "baseline": (BASELINE, 1),
-    "fast weights, windows": ("fast_weights.windows", 1),
-    "fast weights, state carried": ("fast_weights.carried", 1),
-    "the same, tuned on documents": ("documents.carried", 1),
+    "baseline": BASELINE,
+    "fast weights, windows": "fast_weights.windows",
+    "fast weights, state carried": "fast_weights.carried",
+    "the same, tuned on documents": "documents.carried",
 }
 _SEARCHED = {
     "dynamic evaluation, SGD": "baseline.sgd",
@@ -134,32 +137,25 @@ def effort_picture(workspace: Workspace, path: Path) -> dict | None:
     Returns:
         The points that were drawn, or None where too little was measured.
     """
-    model = ROWS[BASELINE].model
-    if not workspace.run(model, 0).finished:
-        return None
-    count = model_operations(workspace, model)
-    if count is None:
-        return None
-    length, units = workspace.config.length, workspace.units("search")
+    units = workspace.units("search")
     points = {}
-    for label, (row, pieces) in _EFFORTS.items():
+    for label, row in _EFFORTS.items():
         losses = workspace.read_losses(f"{row}-0")
-        if losses is not None:
+        operations = row_operations(workspace, ROWS[row], {})
+        if losses is not None and operations is not None:
             total = float(workspace.in_search(losses["valid"]).sum(dtype=np.float64))
-            operations = METHODS[ROWS[row].method].operations(count, pieces)
             points[label] = [(operations, math.exp(total / units))]
     for label, row in _SEARCHED.items():
         search = workspace.read_json("searches", row)
-        best: dict[int, float] = {}
+        best: dict[float, float] = {}
         for trial in search["trials"] if search else []:
-            pieces = length // int(trial["settings"]["length"])
-            if trial["nll"] is not None:
-                best[pieces] = min(trial["nll"], best.get(pieces, math.inf))
+            operations = row_operations(workspace, ROWS[row], trial["settings"])
+            if trial["nll"] is not None and operations is not None:
+                best[operations] = min(trial["nll"], best.get(operations, math.inf))
         if best:
-            operations = METHODS[ROWS[row].method].operations
             points[label] = [
-                (operations(count, pieces), math.exp(nll * search["tokens"] / units))
-                for pieces, nll in sorted(best.items())
+                (operations, math.exp(nll * search["tokens"] / units))
+                for operations, nll in sorted(best.items())
             ]
     if len(points) < 2:
         return None

@@ -11,6 +11,9 @@ from fwl_keras import FWLBlock, FWLCausalLM, next_token_targets
 
 V, WIDTH, T = 23, 8, 12
 
+# For what is not about graphs: TensorFlow takes longer to compile them than to do without.
+EAGER = keras.backend.backend() == "tensorflow"
+
 
 def body(tied=False, mask_zero=False):
     embedding = keras.layers.ReversibleEmbedding(V, WIDTH, mask_zero=mask_zero, name="ids")
@@ -66,7 +69,7 @@ def test_trackers_weigh_batches_by_their_tokens():
     ids[0, 3:] = 0
     ids[1, 2:] = 0
     lm = model(pad_token_id=0)
-    lm.compile("sgd")
+    lm.compile("sgd", run_eagerly=EAGER)
     apart = lm.evaluate(ids, batch_size=2, return_dict=True, verbose=0)
     together = lm.evaluate(ids, batch_size=6, return_dict=True, verbose=0)
     for name in ("loss", "perplexity", "adaptation_gain", "total_gain"):
@@ -183,7 +186,7 @@ OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in OPTIMIZERS if n not i
 def test_every_optimizer(name):
     lm = model()
     settings = {} if name == "Ftrl" else {"weight_decay": 1e-3}
-    lm.compile(getattr(keras.optimizers, name)(1e-3, **settings), jit_compile=False)
+    lm.compile(getattr(keras.optimizers, name)(1e-3, **settings), run_eagerly=EAGER)
     lm.fit(tokens(4), batch_size=4, verbose=0)
     assert all(np.isfinite(v).all() for v in lm.get_weights())
 
@@ -243,7 +246,7 @@ def test_regularisation_losses_are_added_to_the_loss_not_to_perplexity():
 @pytest.mark.parametrize("tied", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_save_load_continue(tmp_path, tied):
     lm, ids = model(tied=tied), tokens()
-    lm.compile(keras.optimizers.AdamW(1e-2), sampler="greedy")
+    lm.compile(keras.optimizers.AdamW(1e-2), sampler="greedy", run_eagerly=EAGER)
     lm.fit(ids, verbose=0)
     lm.save(tmp_path / "lm.keras")
     loaded = keras.saving.load_model(tmp_path / "lm.keras")
@@ -288,7 +291,7 @@ def test_keras_hub_backbone_tied():
     )
     block = FWLBlock(8, V, unembedding=backbone.token_embedding, segment_length=5)
     lm = FWLCausalLM(backbone, block)
-    lm.compile(keras.optimizers.Adam(1e-2))
+    lm.compile(keras.optimizers.Adam(1e-2), run_eagerly=EAGER)
     history = lm.fit(tokens(), epochs=3, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
     ids = tokens()
