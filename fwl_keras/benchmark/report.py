@@ -8,9 +8,16 @@ from rich.table import Table
 
 from fwl_keras.benchmark.counts import row_operations
 from fwl_keras.benchmark.environment import environment
-from fwl_keras.benchmark.rows import MAIN, ROWS, THIRD, Row
+from fwl_keras.benchmark.rows import MAIN, MORE, ROWS, SIZES, THIRD, Row
 from fwl_keras.benchmark.workspace import Workspace
 from fwl_keras.runs.directory import replace_file
+
+# Groups of rows that make a table, by its title.
+_TABLES = {
+    "": (MAIN, MORE),
+    "Other sizes of the body": (SIZES,),
+    "Trained on two thirds of the training documents, read on the other third": (THIRD,),
+}
 
 
 def collect(workspace: Workspace, command: str) -> dict:
@@ -94,7 +101,7 @@ def table_lines(result: dict, groups: tuple[str, ...]) -> tuple[list[str], list[
         groups: Groups of rows.
 
     Returns:
-        The columns' names, and a list of texts for each row.
+        The columns' names, and a list of texts for each row; no column in which nothing stands.
     """
     rows = [row for row in result["rows"] if row["group"] in groups]
     splits = list(dict.fromkeys(split for row in rows for split in row["perplexity"]))
@@ -109,30 +116,40 @@ def table_lines(result: dict, groups: tuple[str, ...]) -> tuple[list[str], list[
         lines.append(
             [
                 row["title"],
-                *(summary(row["perplexity"].get(split, [None])) for split in splits),
+                *(
+                    summary(row["perplexity"][split]) if split in row["perplexity"] else ""
+                    for split in splits
+                ),
                 str(len(row["seeds"])),
                 "" if operations is None else f"{operations / 1e6:.2f}",
                 "" if seconds is None else f"{seconds:.2f}",
                 "" if memory is None else f"{memory:,.0f}",
             ]
         )
-    return head, lines
+    filled = [i for i in range(len(head)) if any(line[i] for line in lines)]
+    return [head[i] for i in filled], [[line[i] for i in filled] for line in lines]
 
 
-def rich_table(result: dict, groups: tuple[str, ...], title: str) -> Table:
-    """Returns the table of some groups of rows, for a terminal."""
-    head, lines = table_lines(result, groups)
-    table = Table(title=title)
-    for i, name in enumerate(head):
-        table.add_column(name, justify="right" if i else "left")
-    for line in lines:
-        table.add_row(*line)
-    return table
+def rich_tables(result: dict) -> list[Table]:
+    """Returns all tables that have a row, for a terminal."""
+    tables = []
+    for title, (head, lines) in _tables(result).items():
+        table = Table(title=title or f"{result['corpus']}, {result['unit']}")
+        for i, name in enumerate(head):
+            table.add_column(name, justify="right" if i else "left", overflow="fold")
+        for line in lines:
+            table.add_row(*line)
+        tables.append(table)
+    return tables
 
 
-def markdown_table(result: dict, groups: tuple[str, ...]) -> str:
-    """Returns the table of some groups of rows, in Markdown."""
-    head, lines = table_lines(result, groups)
+def _tables(result):
+    """By title, head and lines of the tables that have a row."""
+    tables = {title: table_lines(result, groups) for title, groups in _TABLES.items()}
+    return {title: (head, lines) for title, (head, lines) in tables.items() if lines}
+
+
+def _markdown_table(head, lines):
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines)) + "\n"
 
@@ -269,13 +286,14 @@ def markdown(result: dict, pictures: dict[str, str]) -> str:
     """
     config, about = result["config"], result["environment"]
     where = ", ".join(f"{name} {value}" for name, value in about.items() if name != "machine")
+    tables = {title: _markdown_table(*table) for title, table in _tables(result).items()}
     parts = [
         f"# {result['corpus']}: fast weights and dynamic evaluation\n",
         f"`{result['command']}`, on {about['machine']} ({where}). {result['unit'].capitalize()}; "
         f"body of {config['layers']} layers of width {config['width']}, vocabulary of "
         f"{config['vocab_size']:,}, {config['steps']:,} steps of {config['batch_size']} x "
         f"{config['length']} tokens.\n",
-        markdown_table(result, (MAIN, "more")),
+        tables.pop("", ""),
         "Perplexity on test documents, seed by seed:\n",
         *(f"* {line}" for line in comparisons(result)),
         "\n*Million operations*: multiply-adds of matrix products per token, counted (dynamic "
@@ -284,13 +302,8 @@ def markdown(result: dict, pictures: dict[str, str]) -> str:
         "*Seconds* relative to plain reading of the same body with "
         "documents side by side. *MB*: memory for loading and reading.\n",
     ]
-    if any(row["group"] == "sizes" for row in result["rows"]):
-        parts += ["## Other sizes of the body\n", markdown_table(result, ("sizes",))]
-    if any(row["group"] == THIRD for row in result["rows"]):
-        parts += [
-            "## Trained on two thirds of the training documents, read on the other third\n",
-            markdown_table(result, (THIRD,)),
-        ]
+    for title, table in tables.items():
+        parts += [f"## {title}\n", table]
     searched = [row for row in result["rows"] if row["settings"]]
     if searched:
         parts.append("## Settings found\n")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MAIN, TUNED, THIRD, SIZES = "main", "tuned", "third", "sizes"
+MAIN, MORE, THIRD, SIZES = "main", "more", "third", "sizes"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Row:
     title: str
     model: str
     method: str
-    group: str = "more"
+    group: str = MORE
     settings_of: str | None = None
 
     @property

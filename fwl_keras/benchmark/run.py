@@ -15,7 +15,7 @@ from fwl_keras.benchmark.figures import (
     gains_picture,
     sizes_picture,
 )
-from fwl_keras.benchmark.rows import MAIN, ROWS, SIZES, THIRD, Row
+from fwl_keras.benchmark.rows import MAIN, MORE, ROWS, SIZES, THIRD, Row
 from fwl_keras.benchmark.workspace import Workspace
 from fwl_keras.runs.config import RunConfig
 
@@ -107,7 +107,7 @@ def order(rows: Sequence[Row], seeds: int) -> list[tuple[Row, int]]:
         Pairs of a row and a seed.
     """
     main = [row for row in rows if row.group == MAIN]
-    more = [row for row in rows if row.group not in (MAIN, THIRD, SIZES)]
+    more = [row for row in rows if row.group == MORE]
     last = [row for row in rows if row.group in (THIRD, SIZES)]
     return [
         *((row, 0) for row in main),
@@ -147,8 +147,8 @@ def _report(workspace: Workspace, directory: Path, console: Console, command: st
     result["extremes"] = extremes(workspace)
     pages = directory / f"{name}.json", directory / f"{name}.md"
     report.write(result, *pages, {title: file for title, (file, _) in drawn.items()})
-    title = f"{result['corpus']}, {result['unit']}"
-    console.print(report.rich_table(result, (MAIN, "more", THIRD, SIZES), title))
+    for table in report.rich_tables(result):
+        console.print(table)
     for line in report.comparisons(result):
         console.print(line, soft_wrap=True)
     measured = len(result["rows"])

@@ -233,6 +233,35 @@ def test_order_and_summaries():
     ]
 
 
+def test_tables_hold_what_was_measured_and_no_more():
+    def row(group, operations=None, **perplexity):
+        more = {"seeds": [0], "settings": {}, "operations": operations, "cost": None}
+        return {"name": group, "title": group, "group": group, "perplexity": perplexity, **more}
+
+    about = {"layers": 1, "width": 8, "vocab_size": 9, "steps": 2, "batch_size": 3, "length": 4}
+    result = {
+        "command": "the command",
+        "corpus": "a corpus",
+        "unit": "perplexity per word",
+        "config": about,
+        "environment": {"machine": "a machine"},
+        "rows": [row("third", third=[7.0]), row("main", 2e6, valid=[5.0], test=[None])],
+    }
+    main, third = report.rich_tables(result)
+    assert [column.header for column in main.columns] == [
+        "",
+        "valid",
+        "test",
+        "seeds",
+        "million operations",
+    ]
+    assert [column.header for column in third.columns] == ["", "the other third", "seeds"]
+    page = report.markdown(result, {})
+    assert "| main | 5.0 | diverges | 1 | 2.00 |" in page
+    assert "| third | 7.0 | 1 |" in page
+    assert "Other sizes" not in page
+
+
 def test_every_row_has_its_model_and_method():
     for row in ROWS.values():
         assert row.model in MODELS
