@@ -1,7 +1,8 @@
 """What a row costs: seconds relative to plain reading, and memory.
 
 A process of its own for every row, `python -m fwl_keras.benchmark.costs REQUEST.json`, since a
-process's peak of memory is that of all it ever did.
+process's peak of memory is that of all it ever did. Its model is not trained: no cost depends on
+what the weights are.
 """
 
 import json
@@ -12,10 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from fwl_keras.benchmark.rows import Row
+from fwl_keras.benchmark.rows import ROWS, Row
 from fwl_keras.benchmark.workspace import Workspace
+from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.model import build_model
 
 # What is read: so many documents, so many windows of each.
 _DOCUMENTS = 8
@@ -27,23 +31,46 @@ _SECONDS = 5.0
 
 _MEGABYTE = 1024**2
 
+# Two models that have these in common compute the same when they read.
+_SHAPE = ("body", "layers", "width", "heads", "segment_length", "fast_weights", "dtype")
 
-def measure_cost(workspace: Workspace, row: Row, settings: dict, seed: int) -> dict:
-    """Measures what a row costs, or returns what was measured before.
+
+def measure_cost(workspace: Workspace, row: Row, settings: dict) -> dict:
+    """Measures what a row costs, or returns what was measured before, be it for another row.
 
     Args:
-        workspace: The benchmark; the row's model is trained.
+        workspace: The benchmark.
         row: The row.
         settings: Its method's settings.
-        seed: The seed of its model.
 
     Returns:
         `seconds`, relative to plain reading (the same body without fast weights, documents side by
         side), `megabytes` of memory that loading and reading took at most, `tokens_per_second`.
     """
-    found = workspace.read_json("costs", row.name)
-    if found is not None:
-        return found
+    found = workspace.read_json("costs", row.name) or _cost_of_twin(workspace, row, settings)
+    if found is None:
+        found = _measure_apart(workspace, row, settings)
+    workspace.write_json("costs", row.name, found)
+    return found
+
+
+def _cost_of_twin(workspace, row, settings):
+    """What was measured for a row that reads in the same way with a model of the same shape."""
+
+    def shape(one):
+        config = workspace.model_config(one.model, 0)
+        return one.method, [getattr(config, name) for name in _SHAPE]
+
+    for twin in ROWS.values():
+        cell = workspace.read_json("cells", f"{twin.name}-0")
+        if cell and cell["settings"] == settings and shape(twin) == shape(row):
+            found = workspace.read_json("costs", twin.name)
+            if found is not None:
+                return found
+    return None
+
+
+def _measure_apart(workspace, row, settings):
     length = workspace.config.length
     documents_ids = [
         ids[: _WINDOWS * length] for ids in workspace.documents_ids("valid")[:_DOCUMENTS]
@@ -55,8 +82,9 @@ def measure_cost(workspace: Workspace, row: Row, settings: dict, seed: int) -> d
             training_windows=workspace.training_windows()[:_DOCUMENTS],
             **{f"document_{i}": ids for i, ids in enumerate(documents_ids)},
         )
+        run = _untrained_run(workspace, row.model, Path(directory) / "run")
         request = {
-            "model": str(workspace.run(row.model, seed).path.resolve()),
+            "model": str(run.path),
             "text": str(arrays),
             "method": row.method,
             "settings": settings,
@@ -67,9 +95,15 @@ def measure_cost(workspace: Workspace, row: Row, settings: dict, seed: int) -> d
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring the cost of {row.title!r} failed:\n{done.stderr[-2000:]}")
-    result = json.loads(done.stdout.splitlines()[-1])
-    workspace.write_json("costs", row.name, result)
-    return result
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _untrained_run(workspace, model, path):
+    config, text = workspace.model_config(model, 0), workspace.text
+    run = RunDirectory.create(path, config, text.tokenizer, text.description())
+    build_model(config, text.tokenizer).save(run.model)
+    keras.backend.clear_session()
+    return run
 
 
 def _measure(request: dict) -> dict:

@@ -3,22 +3,24 @@
 import dataclasses
 from collections.abc import Callable
 
+import keras
+
 from fwl_keras.benchmark.methods import METHODS
 from fwl_keras.benchmark.rows import Row
 from fwl_keras.benchmark.workspace import Workspace
 from fwl_keras.evaluation.operations import Operations, count_operations
-from fwl_keras.runs.load import load_run_model
+from fwl_keras.runs.model import build_model
 
 
 def model_parameters(workspace: Workspace, model: str) -> int:
-    """Counts the parameters of a model that is trained with the first seed."""
+    """Counts the parameters of a model, trained or not."""
     return _counted(
         workspace, f"parameters-{model}", model, lambda lm: {"parameters": lm.count_params()}
     )["parameters"]
 
 
 def model_operations(workspace: Workspace, model: str) -> Operations | None:
-    """Counts the multiply-adds of a model that is trained with the first seed.
+    """Counts the multiply-adds of a model, trained or not.
 
     Returns:
         The counts, or None for a body whose operations are not counted.
@@ -38,11 +40,8 @@ def row_operations(workspace: Workspace, row: Row, settings: dict) -> float | No
     """Counts the multiply-adds per token of a row with some settings.
 
     Returns:
-        The number, or None where the first seed's model is not trained or its body's operations
-        are not counted.
+        The number, or None for a body whose operations are not counted.
     """
-    if not workspace.run(row.model, 0).finished:
-        return None
     count = model_operations(workspace, row.model)
     if count is None:
         return None
@@ -54,6 +53,7 @@ def row_operations(workspace: Workspace, row: Row, settings: dict) -> float | No
 def _counted(workspace: Workspace, name: str, model: str, count: Callable[..., dict]) -> dict:
     known = workspace.read_json("costs", name)
     if known is None:
-        known = count(load_run_model(workspace.run(model, 0).path))
+        known = count(build_model(workspace.model_config(model, 0)))
+        keras.backend.clear_session()
         workspace.write_json("costs", name, known)
     return known

@@ -1,14 +1,12 @@
-"""The pictures of a benchmark, and the words and documents that gain and lose most."""
+"""What a benchmark's pictures show, and the words and documents that gain and lose most."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 
 from fwl_keras.benchmark.counts import model_parameters, row_operations
 from fwl_keras.benchmark.rows import ROWS
 from fwl_keras.benchmark.workspace import Workspace
-from fwl_keras.evaluation.plots import plot_effort, plot_gains, plot_sizes
 from fwl_keras.evaluation.token_analysis import (
     TokenTable,
     doubling_edges,
@@ -16,7 +14,6 @@ from fwl_keras.evaluation.token_analysis import (
     gain_by_document,
     gain_by_word,
 )
-from fwl_keras.runs.directory import replace_file
 
 BASELINE = "baseline.plain"
 
@@ -73,17 +70,16 @@ _NAMED = 12
 _MIN_DOCUMENTS = 20
 
 
-def gains_picture(workspace: Workspace, path: Path, *, third: bool = False) -> dict | None:
-    """Draws where the gains come from, as the paper's Figure 2, on the first seed's models.
+def gains(workspace: Workspace, *, third: bool = False) -> dict:
+    """Finds where the gains come from, as the paper's Figure 2, on the first seed's models.
 
     Args:
         workspace: The benchmark.
-        path: PNG file to write.
         third: Whether to read what two thirds of the training documents leave out, as the paper
             does, instead of the test documents.
 
     Returns:
-        The gains that were drawn, or None where too little was measured.
+        What `plot_gains` draws, in lists; empty where too little was measured.
     """
     split, rows, base = "test", _GAINS, BASELINE
     if third:
@@ -92,7 +88,7 @@ def gains_picture(workspace: Workspace, path: Path, *, third: bool = False) -> d
     found = {label: _losses(workspace, row, split) for label, row in rows.items()}
     found = {label: losses for label, losses in found.items() if losses is not None}
     if baseline is None or not found:
-        return None
+        return {}
     training = workspace.two_thirds[0].stream if third else workspace.text.stream
     table = TokenTable.make(
         workspace.documents_ids(split), training, workspace.text.tokenizer.vocab_size
@@ -102,40 +98,30 @@ def gains_picture(workspace: Workspace, path: Path, *, third: bool = False) -> d
         "times in the training text": (table.frequencies, True),
         "times earlier in the document": (table.occurrences, True),
     }
-    gains = {}
+    curves: dict[str, dict] = {}
     for what, (values, zero) in kinds.items():
         edges = doubling_edges(int(values.max()), zero=zero and bool((values == 0).any()))
         documents = min(_MIN_DOCUMENTS, int(table.documents.max()) + 1)
-        gains[what] = {
-            label: gain_by(
+        curves[what] = {}
+        for label, losses in found.items():
+            curve = gain_by(
                 baseline - losses, values, table.documents, edges, min_documents=documents
             )
-            for label, losses in found.items()
-        }
-    where = "a third of the training documents" if third else "test documents"
-    title = f"Improvement over the baseline, {where} (bands: 95 %)"
-    replace_file(path, lambda file: plot_gains(gains, file, title=title))
-    return {
-        what: {
-            label: {name: values.tolist() for name, values in one.items()}
-            for label, one in curves.items()
-        }
-        for what, curves in gains.items()
-    }
+            curves[what][label] = {name: numbers.tolist() for name, numbers in curve.items()}
+    return curves
 
 
-def effort_picture(workspace: Workspace, path: Path) -> dict | None:
-    """Draws perplexity against operations per token, on the documents of the searches.
+def efforts(workspace: Workspace) -> dict:
+    """Finds perplexity against operations per token, on the documents of the searches.
 
     Dynamic evaluation has a point for each number of tokens between two steps, the best of all
     that its search has tried.
 
     Args:
         workspace: The benchmark.
-        path: PNG file to write.
 
     Returns:
-        The points that were drawn, or None where too little was measured.
+        What `plot_effort` draws; empty where there is nothing to compare.
     """
     units = workspace.units("search")
     points = {}
@@ -144,7 +130,7 @@ def effort_picture(workspace: Workspace, path: Path) -> dict | None:
         operations = row_operations(workspace, ROWS[row], {})
         if losses is not None and operations is not None:
             total = float(workspace.in_search(losses["valid"]).sum(dtype=np.float64))
-            points[label] = [(operations, math.exp(total / units))]
+            points[label] = [[operations, math.exp(total / units)]]
     for label, row in _SEARCHED.items():
         search = workspace.read_json("searches", row)
         best: dict[float, float] = {}
@@ -154,14 +140,10 @@ def effort_picture(workspace: Workspace, path: Path) -> dict | None:
                 best[operations] = min(trial["nll"], best.get(operations, math.inf))
         if best:
             points[label] = [
-                (operations, math.exp(nll * search["tokens"] / units))
+                [operations, math.exp(nll * search["tokens"] / units)]
                 for operations, nll in sorted(best.items())
             ]
-    if len(points) < 2:
-        return None
-    unit = workspace.unit
-    replace_file(path, lambda file: plot_effort(points, file, unit=unit))
-    return points
+    return points if len(points) > 1 else {}
 
 
 def extremes(workspace: Workspace) -> dict[str, list[str]]:
@@ -209,15 +191,14 @@ def extremes(workspace: Workspace) -> dict[str, list[str]]:
     }
 
 
-def sizes_picture(workspace: Workspace, path: Path) -> dict | None:
-    """Draws gains on the test documents against the number of parameters.
+def sizes(workspace: Workspace) -> dict:
+    """Finds gains on the test documents against the number of parameters.
 
     Args:
         workspace: The benchmark.
-        path: PNG file to write.
 
     Returns:
-        The points that were drawn, or None where fewer than two sizes were measured.
+        What `plot_sizes` draws, without what was measured for one size only.
     """
     points: dict[str, list] = {}
     for label, pairs in _SIZES.items():
@@ -228,12 +209,8 @@ def sizes_picture(workspace: Workspace, path: Path) -> dict | None:
             values = [cell["splits"]["test"]["perplexity"] for cell in cells]
             size = model_parameters(workspace, ROWS[better].model)
             if None not in values:
-                points.setdefault(label, []).append((size, 100 * (1 - values[0] / values[1])))
-    points = {label: pairs for label, pairs in points.items() if len(pairs) > 1}
-    if not points:
-        return None
-    replace_file(path, lambda file: plot_sizes(points, file))
-    return points
+                points.setdefault(label, []).append([size, 100 * (1 - values[0] / values[1])])
+    return {label: pairs for label, pairs in points.items() if len(pairs) > 1}
 
 
 def _losses(workspace: Workspace, row: str, split: str) -> np.ndarray | None:

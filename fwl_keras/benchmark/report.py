@@ -10,6 +10,7 @@ from fwl_keras.benchmark.counts import row_operations
 from fwl_keras.benchmark.environment import environment
 from fwl_keras.benchmark.rows import MAIN, MORE, ROWS, SIZES, THIRD, Row
 from fwl_keras.benchmark.workspace import Workspace
+from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import replace_file
 
 # Groups of rows that make a table, by its title.
@@ -32,18 +33,11 @@ def collect(workspace: Workspace, command: str) -> dict:
         measured its title, settings, by seed and split its perplexity, its multiply-adds per
         token, and its cost.
     """
-    config = json.loads(workspace.config.to_json())
-    # Where the text and other models were on this machine is nobody's concern.
-    config = {
-        name: value
-        for name, value in config.items()
-        if name not in ("corpus", "seed", "fast_weights", "initial_model", "trained_part")
-    }
     return {
         "command": command,
         "corpus": workspace.text.corpus.name,
         "unit": f"perplexity per {workspace.unit}",
-        "config": config,
+        "config": common_config(workspace.config),
         "environment": environment(),
         "rows": [found for row in ROWS.values() if (found := _row(workspace, row))],
         "searches": {
@@ -52,6 +46,17 @@ def collect(workspace: Workspace, command: str) -> dict:
             if (search := workspace.read_json("searches", row.search))
         },
     }
+
+
+def common_config(config: RunConfig) -> dict:
+    """Returns what all models of a benchmark have in common.
+
+    Args:
+        config: The benchmark's configuration.
+    """
+    # Where the text and other models were on this machine is nobody's concern.
+    own = ("corpus", "seed", "fast_weights", "initial_model", "trained_part")
+    return {n: value for n, value in json.loads(config.to_json()).items() if n not in own}
 
 
 def _row(workspace: Workspace, row: Row) -> dict | None:

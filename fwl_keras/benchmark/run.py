@@ -6,18 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fwl_keras.benchmark import report
+from fwl_keras.benchmark import figures, report
 from fwl_keras.benchmark.cells import measure_cell
 from fwl_keras.benchmark.costs import measure_cost
-from fwl_keras.benchmark.figures import (
-    effort_picture,
-    extremes,
-    gains_picture,
-    sizes_picture,
-)
+from fwl_keras.benchmark.published import adopt
 from fwl_keras.benchmark.rows import MAIN, MORE, ROWS, SIZES, THIRD, Row
 from fwl_keras.benchmark.workspace import Workspace
+from fwl_keras.evaluation.plots import plot_effort, plot_gains, plot_sizes
 from fwl_keras.runs.config import RunConfig
+from fwl_keras.runs.directory import replace_file
 
 
 def run_benchmark(
@@ -42,15 +39,16 @@ def run_benchmark(
         seeds: Seeds of the main rows.
         rows: Patterns of rows' names to measure, such as `"baseline.*"`; none: all rows.
         costs: Whether to measure seconds and memory, too (on an idle machine, please).
-        results: Directory of the results; None for `path`.
+        results: Directory of the results; None for `path`. What was published there is not
+            measured again, even if the benchmark's own directory is new.
         command: What to name as the command in the results.
 
     Returns:
         What the JSON file holds.
 
     Raises:
-        ValueError: There is something else in the directory, no row has such a name, or the corpus
-            has no test documents.
+        ValueError: There is something else in one of the directories, no row has such a name, or
+            the corpus has no test documents.
     """
     console = console or Console(quiet=True)
     chosen = choose_rows(rows)
@@ -63,6 +61,8 @@ def run_benchmark(
                 f"corpus={config.corpus!r} has no text in its {split} split; give a corpus of more "
                 "documents"
             )
+    directory = Path(results or path)
+    published = adopt(workspace, _results_file(workspace, directory))
     tasks = order(chosen, seeds)
     for number, (row, seed) in enumerate(tasks, start=1):
         console.print(f"[bold]{number} of {len(tasks)}[/bold]: {row.title}, seed {seed}")
@@ -73,8 +73,8 @@ def run_benchmark(
         for row in chosen:
             console.print(f"Cost of: {row.title}")
             settings = workspace.read_json("cells", f"{row.name}-0")["settings"]
-            measure_cost(workspace, row, settings, 0)
-    return _report(workspace, Path(results or path), console, command)
+            measure_cost(workspace, row, settings)
+    return _report(workspace, directory, published, console, command)
 
 
 def choose_rows(patterns: Sequence[str]) -> list[Row]:
@@ -116,45 +116,68 @@ def order(rows: Sequence[Row], seeds: int) -> list[tuple[Row, int]]:
     ]
 
 
-def _report(workspace: Workspace, directory: Path, console: Console, command: str) -> dict:
+def _results_file(workspace: Workspace, directory: Path) -> Path:
+    return directory / f"{workspace.path.resolve().name}.json"
+
+
+def _report(
+    workspace: Workspace, directory: Path, published: dict, console: Console, command: str
+) -> dict:
     result = report.collect(workspace, command)
     directory.mkdir(parents=True, exist_ok=True)
-    name = workspace.path.resolve().name
-    files = {
-        kind: directory / f"{name}-{kind}.png"
-        for kind in ("gains", "gains-third", "effort", "sizes")
-    }
-    drawn = {
-        "Where the gain comes from": (
-            files["gains"],
-            gains_picture(workspace, files["gains"]),
-        ),
-        "Where the gain comes from: trained on two thirds of the training documents": (
-            files["gains-third"],
-            gains_picture(workspace, files["gains-third"], third=True),
-        ),
-        "What operations buy": (
-            files["effort"],
-            effort_picture(workspace, files["effort"]),
-        ),
-        "Gain against the size of the model": (
-            files["sizes"],
-            sizes_picture(workspace, files["sizes"]),
-        ),
-    }
-    drawn = {title: pair for title, pair in drawn.items() if pair[1] is not None}
-    result["pictures"] = {title: values for title, (_, values) in drawn.items()}
-    result["extremes"] = extremes(workspace)
-    pages = directory / f"{name}.json", directory / f"{name}.md"
-    report.write(result, *pages, {title: file for title, (file, _) in drawn.items()})
+    page = _results_file(workspace, directory)
+    pictures, files = {}, {}
+    for title, (kind, find, draw) in _PICTURES.items():
+        # What was published stays where the losses that it came from are not here.
+        shown = _updated(published.get("pictures", {}).get(title, {}), find(workspace))
+        if shown:
+            pictures[title] = shown
+            files[title] = directory / f"{page.stem}-{kind}.png"
+            replace_file(files[title], lambda file, d=draw, s=shown: d(workspace, s, file))
+    result["pictures"] = pictures
+    result["extremes"] = figures.extremes(workspace) or published.get("extremes", {})
+    report.write(result, page, page.with_suffix(".md"), files)
     for table in report.rich_tables(result):
         console.print(table)
     for line in report.comparisons(result):
         console.print(line, soft_wrap=True)
     measured = len(result["rows"])
     console.print(
-        f"{measured} of {len(ROWS)} rows are measured; the table, {len(drawn)} pictures and all "
-        f"figures are in {pages[1]} and {pages[0]}.",
+        f"{measured} of {len(ROWS)} rows are measured; the table, {len(files)} pictures and all "
+        f"figures are in {page.with_suffix('.md')} and {page}.",
         soft_wrap=True,
     )
     return result
+
+
+def _updated(old, new):
+    """A dict of dicts with the newer one's entries, at every level."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: _updated(old.get(key), value) for key, value in new.items()}}
+
+
+def _draw_gains(where: str):
+    title = f"Improvement over the baseline, {where} (bands: 95 %)"
+    return lambda workspace, shown, file: plot_gains(shown, file, title=title)
+
+
+# By title: what the file is called after, what is shown, and how it is drawn.
+_PICTURES = {
+    "Where the gain comes from": ("gains", figures.gains, _draw_gains("test documents")),
+    "Where the gain comes from: trained on two thirds of the training documents": (
+        "gains-third",
+        lambda workspace: figures.gains(workspace, third=True),
+        _draw_gains("a third of the training documents"),
+    ),
+    "What operations buy": (
+        "effort",
+        figures.efforts,
+        lambda workspace, shown, file: plot_effort(shown, file, unit=workspace.unit),
+    ),
+    "Gain against the size of the model": (
+        "sizes",
+        figures.sizes,
+        lambda workspace, shown, file: plot_sizes(shown, file),
+    ),
+}

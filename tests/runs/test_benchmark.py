@@ -3,13 +3,14 @@
 import io
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 from rich.console import Console
 from run_helpers import tiny_config, write_book
 
-from fwl_keras.benchmark import cells, report
+from fwl_keras.benchmark import cells, costs, report
 from fwl_keras.benchmark.methods import METHODS
 from fwl_keras.benchmark.models import MODELS
 from fwl_keras.benchmark.rows import ROWS
@@ -128,6 +129,60 @@ def test_the_same_command_again_measures_nothing(done, monkeypatch):
     monkeypatch.setattr(cells, "open_reader", refuse)
     again = run_benchmark(path, config, seeds=2, rows=CHOSEN, costs=False)
     assert again["rows"] == result["rows"]
+
+
+@pytest.mark.slow
+def test_published_results_are_taken_over(done, monkeypatch, tmp_path):
+    """On a machine that has nothing but the results: the same table, and the same pictures."""
+    path, config, result, _ = done
+    results = tmp_path / "results"
+    results.mkdir()
+    shutil.copy(path / "texts-tiny.json", results)
+
+    def refuse(*arguments, **settings):
+        raise AssertionError("measured again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fwl_keras.benchmark.workspace.train", refuse)
+        patch.setattr(cells, "open_reader", refuse)
+        new = tmp_path / "texts-tiny"
+        again = run_benchmark(new, config, seeds=2, rows=CHOSEN, costs=False, results=results)
+        assert again == result
+        for kind in ("gains", "gains-third", "effort"):
+            name = f"texts-tiny-{kind}.png"
+            assert (results / name).read_bytes() == (path / name).read_bytes()
+    # A search that was published is not made again either.
+    workspace = Workspace.open(new, config, Console(quiet=True))
+    kept = workspace.read_json("searches", "baseline.sgd")
+    assert kept == Workspace.open(path, config, Console(quiet=True)).read_json(
+        "searches", "baseline.sgd"
+    )
+    # What this machine has measured itself stays.
+    cell = workspace.read_json("cells", "baseline.plain-0")
+    cell["splits"]["test"]["perplexity"] = 1.5
+    workspace.write_json("cells", "baseline.plain-0", cell)
+    again = run_benchmark(
+        new, config, seeds=2, rows=["baseline.plain"], costs=False, results=results
+    )
+    assert rows_of(again)["baseline.plain"]["perplexity"]["test"][0] == 1.5
+
+
+@pytest.mark.slow
+def test_other_results_are_refused(done, tmp_path):
+    path, config, _, _ = done
+    results = tmp_path / "results"
+    results.mkdir()
+    published = json.loads((path / "texts-tiny.json").read_text())
+    file = results / "texts-tiny.json"
+    file.write_text(json.dumps({**published, "config": {**published["config"], "steps": 7}}))
+    with pytest.raises(ValueError, match=r"another steps.*--results"):
+        run_benchmark(path, config, rows=["baseline.plain"], costs=False, results=results)
+    file.write_text(json.dumps({**published, "corpus": "another"}))
+    with pytest.raises(ValueError, match=r"another corpus.*--results"):
+        run_benchmark(path, config, rows=["baseline.plain"], costs=False, results=results)
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"cannot be read as a benchmark's results.*--results"):
+        run_benchmark(path, config, rows=["baseline.plain"], costs=False, results=results)
 
 
 @pytest.mark.slow
@@ -280,10 +335,35 @@ def test_costs(done, few_settings):
     path, config, _, _ = done
     result = run_benchmark(path, config, rows=["baseline.*", "fast_weights.carried"], seeds=1)
     rows = rows_of(result)
-    costs = {name: row["cost"] for name, row in rows.items() if row["cost"]}
-    assert costs["baseline.plain"]["seconds"] == pytest.approx(1.0, rel=0.5)
-    assert costs["baseline.sgd"]["seconds"] > 2
-    assert costs["baseline.plain"]["megabytes"] > 1
+    found = {name: row["cost"] for name, row in rows.items() if row["cost"]}
+    assert found["baseline.plain"]["seconds"] == pytest.approx(1.0, rel=0.5)
+    assert found["baseline.sgd"]["seconds"] > 2
+    assert found["baseline.plain"]["megabytes"] > 1
     plain = rows["baseline.plain"]["operations"]
     assert rows["baseline.sgd"]["operations"] > 3 * plain
     assert rows["fast_weights.carried"]["operations"] > plain
+
+
+@pytest.mark.slow
+def test_equal_costs_are_measured_once(done, few_settings, monkeypatch):
+    """Rows that differ in what their models have learned only; and no model is needed."""
+    path, config, _, _ = done
+    workspace = Workspace.open(path, config, Console(quiet=True))
+    measured = []
+
+    def measure(workspace, row, settings):
+        measured.append(row.name)
+        return {"seconds": float(len(measured)), "megabytes": 1.0, "tokens_per_second": 1.0}
+
+    monkeypatch.setattr(costs, "_measure_apart", measure)
+    (path / "costs" / "fast_weights.windows.json").unlink(missing_ok=True)
+    (path / "costs" / "fast_weights.carried.json").unlink(missing_ok=True)
+    names = [
+        "fast_weights.windows",
+        "documents.windows",
+        "one_segment.windows",
+        "documents.carried",
+    ]
+    found = [costs.measure_cost(workspace, ROWS[name], {})["seconds"] for name in names]
+    assert found == [1.0, 1.0, 2.0, 3.0]
+    assert measured == [names[0], *names[2:]]
