@@ -529,7 +529,11 @@ def benchmark(
     ] = True,
     steps: Annotated[int | None, typer.Option(help="Training steps of each model.")] = None,
     results: Annotated[
-        Path | None, typer.Option(help="Directory of the results. Default: that of the benchmark.")
+        Path | None,
+        typer.Option(
+            help="Directory of the results; what is published there is not measured again. "
+            "Default: that of the benchmark."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:

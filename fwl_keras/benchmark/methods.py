@@ -119,6 +119,7 @@ def _optimise_hidden_states(reader, documents_ids, settings):
         reader.lm,
         documents_ids,
         eos_id=reader.eos_id,
+        batch_size=reader.batch_size,
         compiled=reader.kept("compiled steps", dict),
         progress=reader.progress,
     )

@@ -7,9 +7,11 @@ import numpy as np
 from keras import ops
 from rich.progress import track
 
+from fwl_keras.data import DocumentPass
 from fwl_keras.models.compiled import Compiled
 from fwl_keras.models.keras_hub import KerasHubBody
 from fwl_keras.models.value_and_gradients import value_and_gradients
+from fwl_keras.ops.reset_rows import reset_rows
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -55,6 +57,7 @@ class HiddenStateOptimisation:
         documents_ids: Sequence[Sequence[int]],
         *,
         eos_id: int,
+        batch_size: int = 8,
         compiled: dict | None = None,
         progress: bool = False,
     ) -> list[np.ndarray]:
@@ -65,6 +68,7 @@ class HiddenStateOptimisation:
                 weights, if it uses them, adapt besides, to the document's end.
             documents_ids: token ids of each document.
             eos_id: id that stands before every document; its own place is not predicted.
+            batch_size: documents read side by side; no result depends on it.
             compiled: dict in which to keep what was compiled for this model and these settings, to
                 be given again; None: nothing is kept.
             progress: whether to draw a progress bar.
@@ -73,38 +77,48 @@ class HiddenStateOptimisation:
             For each document a float32 array [tokens] in nats.
 
         Raises:
-            ValueError: if the body has no such cache.
+            ValueError: if the body has no such cache, or there is no token in the documents.
         """
         if not isinstance(lm.body, KerasHubBody):
             raise ValueError(
                 "Hidden-state optimisation needs a KerasHub body with a cache of keys and values; "
                 f"received {type(lm.backbone).__name__}."
             )
+        batches = DocumentPass(
+            documents_ids, self.context_length, batch_size, eos_id=eos_id, pad_id=eos_id
+        )
         compiled = {} if compiled is None else compiled
         if self not in compiled:
             compiled[self] = Compiled(lm, lambda *tensors: self._step(lm, *tensors))
-        step = compiled[self]
-        documents = track(documents_ids, "hidden states", disable=not progress)
-        return [self._document(lm, step, np.asarray(ids, "int32"), eos_id) for ids in documents]
+        result = [np.zeros(len(ids), "float32") for ids in documents_ids]
+        state = lm.block.initial_state(batch_size)
+        for i in track(range(len(batches)), "hidden states", disable=not progress):
+            inputs, labels = batches[i]
+            state = reset_rows(state, ops.convert_to_tensor(inputs["starts"]))
+            arrays = inputs["token_ids"], labels, inputs["padding_mask"]
+            losses, state = self._context(lm, compiled[self], arrays, state)
+            places = zip(batches.documents[i], batches.positions[i], strict=True)
+            for row, (document, position) in enumerate(places):
+                if document >= 0:
+                    there = losses[row, inputs["padding_mask"][row]]
+                    result[document][position : position + len(there)] = there
+        return result
 
-    def _document(self, lm, step, ids, eos_id):
-        tokens = np.insert(ids, 0, eos_id).astype("int32")
-        found, state = [np.zeros(0, "float32")], lm.block.initial_state(1)
-        for begin in range(0, len(tokens) - 1, self.context_length):
-            context = lm.body.initial_context(1, self.context_length)
-            zeros = ops.zeros_like(context["cache"])
-            moments = {"first": zeros, "second": zeros, "steps": zeros}
-            end = min(begin + self.context_length, len(tokens) - 1)
-            for start in range(begin, end, self.length):
-                count = min(self.length, end - start)
-                piece = np.zeros((2, 1, self.length), "int32")
-                piece[0, 0, :count] = tokens[start : start + count]
-                piece[1, 0, :count] = tokens[start + 1 : start + count + 1]
-                there = (np.arange(self.length) < count)[None]
-                tensors = [ops.convert_to_tensor(one) for one in (*piece, there)]
-                losses, context, moments, state = step(*tensors, context, moments, state)
-                found.append(ops.convert_to_numpy(losses)[0, :count])
-        return np.concatenate(found)
+    def _context(self, lm, step, arrays, state):
+        """Losses [B, context_length] of a context of every row, and the block's state."""
+        rows = len(arrays[0])
+        context = lm.body.initial_context(rows, self.context_length)
+        zeros = ops.zeros_like(context["cache"])
+        moments = {"first": zeros, "second": zeros, "steps": zeros}
+        found = np.zeros(arrays[0].shape, "float32")
+        for start in range(0, self.context_length, self.length):
+            part = slice(start, start + self.length)
+            if not arrays[-1][:, part].any():
+                break
+            tensors = [ops.convert_to_tensor(array[:, part]) for array in arrays]
+            losses, context, moments, state = step(*tensors, context, moments, state)
+            found[:, part] = ops.convert_to_numpy(losses)
+        return found, state
 
     def _step(self, lm, token_ids, labels, there, context, moments, state):
         """Losses of a piece; the cache after the step on it; its moments; the block's state."""
@@ -114,9 +128,10 @@ class HiddenStateOptimisation:
             losses, block_state = lm.block(
                 features, labels, state=state, x_mask=there, return_state=True, output="loss"
             )
-            count = ops.maximum(ops.sum(ops.cast(there, "float32")), 1.0)
-            mean = ops.sum(ops.where(there, losses["loss"], 0.0)) / count
-            return mean, (losses["loss"], after, block_state)
+            counts = ops.maximum(ops.sum(ops.cast(there, "float32"), axis=1), 1.0)
+            # Every row's own mean: rows do not know of each other.
+            means = ops.sum(ops.where(there, losses["loss"], 0.0), axis=1) / counts
+            return ops.sum(means), (losses["loss"], after, block_state)
 
         (losses, after, block_state), gradient = value_and_gradients(loss_of, context["cache"])
         # What was there before; a place that nothing has been written to has no moments yet.

@@ -84,9 +84,22 @@ def test_steps_are_adams(lm):
     assert np.abs(plain.losses(lm, [ids], eos_id=EOS)[0] - found).max() > 5e-2
 
 
+def test_documents_side_by_side(lm, documents):
+    """Rows that begin and end at other times, and rows of padding, change nothing."""
+    method = HiddenStateOptimisation(0.1, length=2, context_length=8)
+    expected = method.losses(lm, documents, eos_id=EOS, batch_size=1)
+    plain = HiddenStateOptimisation(0.0, length=2, context_length=8)
+    assert np.abs(plain.losses(lm, documents, eos_id=EOS)[0] - expected[0]).max() > 1e-2
+    for batch_size in (2, 3, 8):
+        found = method.losses(lm, documents, eos_id=EOS, batch_size=batch_size)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_weights_are_untouched_and_the_future_unseen(lm, documents):
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in lm.variables]
-    method = HiddenStateOptimisation(0.1, length=4, context_length=8)
+    # Two pieces are read after a step.
+    method = HiddenStateOptimisation(0.1, length=2, context_length=8)
     expected = method.losses(lm, documents, eos_id=EOS)[0]
     for value, v in zip(before, lm.variables, strict=True):
         np.testing.assert_array_equal(value, keras.ops.convert_to_numpy(v))
@@ -94,7 +107,7 @@ def test_weights_are_untouched_and_the_future_unseen(lm, documents):
     for t in (3, 7, 12):
         shuffled = documents[0].copy()
         shuffled[t:] = rng.permutation(shuffled[t:])
-        found = method.losses(lm, [shuffled], eos_id=EOS)[0]
+        found = method.losses(lm, [shuffled, *documents[1:]], eos_id=EOS)[0]
         np.testing.assert_array_equal(found[:t], expected[:t])
 
 
