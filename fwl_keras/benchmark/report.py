@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -159,27 +160,31 @@ def _markdown_table(head, lines):
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines)) + "\n"
 
 
-def gain(result: dict, better: str, baseline: str, split: str) -> list[float] | None:
-    """Percents by which one row is lower than another, for each seed that both have.
+def gain(result: dict, better: str, rivals: Sequence[str], split: str) -> list[float] | None:
+    """Percents by which one row is lower than the best of others, for each seed.
 
     Args:
         result: What `collect` returned.
         better: Name of a row.
-        baseline: Name of the row that it is compared with.
+        rivals: Names of the rows that it is compared with; with each seed the lowest that has it.
         split: `"valid"`, `"test"` or `"third"`.
 
     Returns:
         The percents, or None where nothing can be compared.
     """
     rows = {row["name"]: row for row in result["rows"]}
-    if better not in rows or baseline not in rows:
-        return None
-    values = [
-        dict(zip(rows[name]["seeds"], rows[name]["perplexity"].get(split, []), strict=False))
-        for name in (better, baseline)
-    ]
-    seeds = [s for s in values[0] if s in values[1] and None not in (values[0][s], values[1][s])]
-    return [100 * (1 - values[0][s] / values[1][s]) for s in seeds] or None
+
+    def by_seed(name):
+        row = rows.get(name, {"seeds": [], "perplexity": {}})
+        pairs = zip(row["seeds"], row["perplexity"].get(split, []), strict=False)
+        return {seed: value for seed, value in pairs if value is not None}
+
+    percents = []
+    for seed, value in by_seed(better).items():
+        others = [found[seed] for found in map(by_seed, rivals) if seed in found]
+        if others:
+            percents.append(100 * (1 - value / min(others)))
+    return percents or None
 
 
 # What is said in words: a sentence, the row that it praises, and rows of which the best counts.
@@ -257,11 +262,9 @@ def comparisons(result: dict) -> list[str]:
     """
     lines = []
     for what, better, rivals in _COMPARISONS:
-        # The best of the rivals is the one that least is gained on, seed by seed the same one.
-        gains = [g for rival in rivals if (g := gain(result, better, rival, "test"))]
+        gains = gain(result, better, rivals, "test")
         if gains:
-            least = min(gains, key=statistics.fmean)
-            each = ", ".join(f"{percent:+.1f} %" for percent in (-one for one in least))
+            each = ", ".join(f"{percent:+.1f} %" for percent in (-one for one in gains))
             lines.append(f"{what}: {each}")
     return lines
 

@@ -279,13 +279,23 @@ def test_order_and_summaries():
             {"name": "b", "seeds": [1, 2], "perplexity": {"test": [150.0, 1.0]}},
         ]
     }
-    assert report.gain(result, "b", "a", "test") == [25.0]
-    assert report.gain(result, "b", "c", "test") is None
+    assert report.gain(result, "b", ["a"], "test") == [25.0]
+    assert report.gain(result, "b", ["c"], "test") is None
     rows = [("fast_weights.carried", 90.0), ("baseline.sgd", 120.0), ("baseline.rms", 100.0)]
     result["rows"] = [{"name": n, "seeds": [0], "perplexity": {"test": [p]}} for n, p in rows]
     assert report.comparisons(result) == [
         "Fast weights, carried, against the best dynamic evaluation of the baseline: -10.0 %"
     ]
+    # With each seed the best rival of those that were measured with it.
+    result["rows"] = [
+        {"name": name, "seeds": list(range(len(values))), "perplexity": {"test": values}}
+        for name, values in {
+            "fast_weights.carried": [90.0, 90.0],
+            "baseline.rms": [100.0, 180.0],
+            "baseline.block": [120.0],
+        }.items()
+    ]
+    assert report.comparisons(result)[0].endswith("baseline: -10.0 %, -50.0 %")
 
 
 def test_tables_hold_what_was_measured_and_no_more():
