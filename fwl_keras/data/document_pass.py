@@ -78,6 +78,20 @@ class DocumentPass:
         inputs, labels = self._source.cut(self.documents[step], self._windows[step])
         return {**inputs, "starts": self._windows[step] == 0}, labels
 
+    def scatter(self, step: int, values: np.ndarray, results: Sequence[np.ndarray]) -> None:
+        """Writes one batch's values to their documents' places.
+
+        Args:
+            step: Number of the batch.
+            values: One for each place of the batch, shape [batch_size, length].
+            results: For each document an array [tokens] to write to.
+        """
+        counts = self._source.predictions(self.documents[step], self._windows[step])
+        rows = zip(self.documents[step], self.positions[step], counts, values, strict=True)
+        for document, position, count, row in rows:
+            if document >= 0:
+                results[document][position : position + count] = row[:count]
+
     def __iter__(self) -> Iterator[DocumentBatch]:
         """Yields the batches in order."""
         return (self[step] for step in range(len(self)))

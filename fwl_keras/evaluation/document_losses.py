@@ -82,10 +82,5 @@ def document_losses(
         inputs, labels = batches[step]
         tensors = {name: keras.ops.convert_to_tensor(value) for name, value in inputs.items()}
         losses, state = read(tensors, keras.ops.convert_to_tensor(labels), state)
-        losses = keras.ops.convert_to_numpy(losses)
-        places = zip(batches.documents[step], batches.positions[step], strict=True)
-        for row, (document, position) in enumerate(places):
-            if document >= 0:
-                there = losses[row, inputs["padding_mask"][row]]
-                result[document][position : position + len(there)] = there
+        batches.scatter(step, keras.ops.convert_to_numpy(losses), result)
     return result

@@ -97,11 +97,7 @@ class HiddenStateOptimisation:
             state = reset_rows(state, ops.convert_to_tensor(inputs["starts"]))
             arrays = inputs["token_ids"], labels, inputs["padding_mask"]
             losses, state = self._context(lm, compiled[self], arrays, state)
-            places = zip(batches.documents[i], batches.positions[i], strict=True)
-            for row, (document, position) in enumerate(places):
-                if document >= 0:
-                    there = losses[row, inputs["padding_mask"][row]]
-                    result[document][position : position + len(there)] = there
+            batches.scatter(i, losses, result)
         return result
 
     def _context(self, lm, step, arrays, state):
