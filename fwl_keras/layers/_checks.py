@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from fwl_keras.ops.targets import IGNORE
+
 BACKENDS = ("tensorflow", "jax")
 
 
@@ -88,8 +90,13 @@ def integer_labels(labels, x, vocab_size: int):
     return ops.cast(labels, "int64" if dtype in ("uint32", "uint64") else "int32")
 
 
-def clean_targets(labels, weights, exists, vocab_size: int, one_hot: bool = False):
-    """Ids that can be looked up, and weights that are 0 where a position takes no step.
+def clean_targets(labels, weights, exists, vocab_size: int):
+    """What the block does with labels and weights, decided once.
+
+    A label is an id in [0, V), or `IGNORE` (-100) for a position that is to predict nothing: it
+    takes no step, and has no loss. Any other number is a mistake. It is refused where values are
+    known; in a graph, where nothing can be raised, it stays outside [0, V), and whatever is
+    computed from it is NaN.
 
     Args:
         labels: int tensor [B, T] from `integer_labels`; neither checked nor used where the
@@ -97,18 +104,19 @@ def clean_targets(labels, weights, exists, vocab_size: int, one_hot: bool = Fals
         weights: float tensor [B, T] or None for ones.
         exists: bool tensor [B, T] or None.
         vocab_size: number of ids V.
-        one_hot: whether the labels came as one-hot rows, for the error's words.
 
     Returns:
-        labels [B, T] int32 in [0, V), weights [B, T] float32, and the bool tensor [B, T] of
-        positions that exist and whose label is an id.
+        labels [B, T] int32, in [0, V) or -1 where they are a mistake; weights [B, T] float32, 0
+        where no step is taken; and the bool tensor [B, T] of positions that have a loss.
 
     Raises:
-        ValueError: eagerly, on an id outside [0, V) or a weight that is not finite.
+        ValueError: eagerly, on a label that is a mistake or a weight that is not finite.
     """
     weights = ops.ones_like(labels, "float32") if weights is None else ops.cast(weights, "float32")
+    ignored = ops.equal(labels, IGNORE)
     if exists is not None:
-        weights = ops.where(exists, weights, ops.zeros_like(weights))
+        ignored = ops.logical_or(ignored, ops.logical_not(exists))
+    weights = ops.where(ignored, ops.zeros_like(weights), weights)
     values = concrete(weights)
     if values is not None and not np.isfinite(values).all():
         raise ValueError(
@@ -118,22 +126,17 @@ def clean_targets(labels, weights, exists, vocab_size: int, one_hot: bool = Fals
     if ids is not None and values is not None:
         used = ids[values != 0]
         if used.size and (used.min() < 0 or used.max() >= vocab_size):
-            if one_hot:
-                raise ValueError(
-                    "`labels` of rank 3 must be one-hot: soft labels are not supported. Pass "
-                    "integer ids [batch, length]."
-                )
             bad = used[(used < 0) | (used >= vocab_size)][0]
             raise ValueError(
-                f"`labels` must lie in [0, {vocab_size}); received {bad}. Give such tokens weight "
-                "0, or use a block with a larger vocab_size."
+                f"`labels` must lie in [0, {vocab_size}), or be {IGNORE} where there is nothing to "
+                f"predict; received {bad}. Give such tokens weight 0, or use a block with a larger "
+                "`vocab_size`."
             )
-    valid = ops.logical_and(labels >= 0, labels < vocab_size)
-    if exists is not None:
-        valid = ops.logical_and(valid, exists)
-    weights = ops.where(valid, weights, ops.zeros_like(weights))
-    labels = ops.cast(ops.where(valid, labels, ops.zeros_like(labels)), "int32")
-    return labels, weights, valid
+    known = ops.logical_and(labels >= 0, labels < vocab_size)
+    weighted = ops.not_equal(weights, 0)
+    labels = ops.where(known, labels, ops.where(weighted, -1, 0))
+    has_loss = ops.logical_or(weighted, ops.logical_and(known, ops.logical_not(ignored)))
+    return ops.cast(labels, "int32"), weights, has_loss
 
 
 def check_state(state, spec: dict, segment_length) -> None:

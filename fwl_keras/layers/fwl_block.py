@@ -20,10 +20,12 @@ from fwl_keras.layers.fast_layer import require_count, require_fraction, require
 from fwl_keras.layers.fast_layer_normalization import FastLayerNormalization
 from fwl_keras.layers.squared_relu import SquaredReLU
 from fwl_keras.layers.unembedding import Unembedding
-from fwl_keras.ops import cross_entropy, cross_entropy_gradient
+from fwl_keras.ops import cross_entropy_gradient
 from fwl_keras.ops._shapes import ceil_div, minimum
+from fwl_keras.ops.reset_rows import select_rows
 from fwl_keras.ops.segments import (
     can_unroll,
+    close_holes,
     cut_pieces,
     gather_rows,
     repeat,
@@ -83,8 +85,9 @@ class FWLBlock(keras.layers.Layer):
 
     Call arguments:
         x: float tensor [B, T, D], the body's features; T >= 1.
-        labels: int tensor [B, T] (or one-hot [B, T, V]): the token each position is to predict.
-            None reads without learning: with the state's weights, which stay as they are.
+        labels: int tensor [B, T] (or one-hot [B, T, V]): the token each position is to predict,
+            or -100 where there is none: no step, and no loss. None reads without learning: with
+            the state's weights, which stay as they are.
         weights: float tensor [B, T], weights of the losses the steps are taken on; 0 = no step.
             None: ones.
         state: dict from `initial_state` or an earlier call; None: a fresh one.
@@ -100,9 +103,10 @@ class FWLBlock(keras.layers.Layer):
         `return_state=True` a pair of that and the state.
 
     Raises:
-        ValueError: naming the argument, if one does not fit. Ids outside [0, V) and weights that
-            are not finite are seen eagerly; in a graph such ids are clipped and take no step.
-            On a Keras backend other than TensorFlow and JAX.
+        ValueError: naming the argument, if one does not fit. Labels outside [0, V) other than
+            -100, and weights that are not finite, are seen eagerly; in a graph they make the loss
+            NaN, and all that the row predicts afterwards. On a Keras backend other than TensorFlow
+            and JAX.
 
     Example:
         >>> block = FWLBlock(size=64, vocab_size=1000)
@@ -255,10 +259,10 @@ class FWLBlock(keras.layers.Layer):
         if x_mask is not None:
             exists = ops.cast(x_mask, "bool")
             x = ops.where(exists[..., None], x, ops.zeros_like(x))
-        labels_valid = None
+        has_loss = None
         if labels is not None:
             labels = integer_labels(labels, x, self.vocab_size)
-            labels, weights, labels_valid = clean_targets(labels, weights, exists, self.vocab_size)
+            labels, weights, has_loss = clean_targets(labels, weights, exists, self.vocab_size)
             if self.loss_reduction == "mean_with_sample_weight":
                 weights = weights / ops.maximum(ops.sum(weights), 1e-8)
 
@@ -266,14 +270,14 @@ class FWLBlock(keras.layers.Layer):
         if not self.use_fast_weights or labels is None:
             features = self._read(x, state if self.use_fast_weights else None)
             slow_loss = None
-        elif exists is None and state is None and self._can_unroll(x.shape[1]):
-            features, slow_loss, new_state = self._adapt_aligned(x, labels, weights)
+        elif state is None and self._can_unroll(x.shape[1]):
+            features, slow_loss, new_state = self._adapt_aligned(x, labels, weights, exists)
         else:
             features, slow_loss, new_state = self._adapt(x, labels, weights, exists, state)
         if return_state and new_state is None:
             new_state = self._zero_state(ops.shape(x)[0])
 
-        result = self._output(output, features, labels, labels_valid, exists, slow_loss)
+        result = self._output(output, features, labels, has_loss, exists, slow_loss)
         return (result, new_state) if return_state else result
 
     def _check_call(self, x, labels, weights, state, x_mask, return_state, output):
@@ -302,15 +306,14 @@ class FWLBlock(keras.layers.Layer):
         if state is not None:
             check_state(state, self._state_spec(x.shape[0]), self.segment_length)
 
-    def _output(self, output, features, labels, labels_valid, exists, slow_loss):
+    def _output(self, output, features, labels, has_loss, exists, slow_loss):
         """What the caller asked for, zero where it does not exist."""
         if output == "loss":
-            kernel, bias = self.unembedding.tensors()
             features = ops.cast(features, self.compute_dtype)
-            loss = cross_entropy(features, kernel, bias, labels, soft_cap=self.unembedding.soft_cap)
+            loss = self.unembedding.cross_entropy(features, labels)
             losses = {"loss": loss, "slow_loss": loss if slow_loss is None else slow_loss}
             return {
-                name: ops.where(labels_valid, value, ops.zeros_like(value))
+                name: ops.where(has_loss, value, ops.zeros_like(value))
                 for name, value in losses.items()
             }
         result = ops.cast(features, self.compute_dtype)
@@ -335,12 +338,16 @@ class FWLBlock(keras.layers.Layer):
     def _can_unroll(self, total):
         return total is not None and can_unroll(ceil_div(total, self.segment_length or total))
 
-    def _adapt_aligned(self, x, labels, weights):
-        """All rows at the start of a segment and no holes: segments are slices."""
+    def _adapt_aligned(self, x, labels, weights, exists):
+        """All rows at the start of a segment: without holes segments are slices."""
         batch, total = ops.shape(x)[0], x.shape[1]
         length = self.segment_length or total
         chunk = self._chunk_length(total)
-        anchor = running = position = None
+        existing = None
+        if exists is not None:
+            order, back, existing = close_holes(exists)
+            x, labels, weights = (gather_rows(a, order) for a in (x, labels, weights))
+        state = anchor = None
         results = []
         for start in range(0, total, length):
             part = slice(start, start + length)
@@ -348,10 +355,21 @@ class FWLBlock(keras.layers.Layer):
             # All that was read before is in the anchor: no running sums to carry in, or to read.
             features, slow_loss, running = self._segment(*piece, (anchor, None), chunk)
             results.append((features, slow_loss))
-            position = ops.full((batch,), min(length, total - start), "int32")
+            width = min(length, total - start)
+            if existing is None:
+                position = ops.full((batch,), width, "int32")
+            else:
+                position = ops.clip(existing - start, 0, width)
             (anchor, running), position = self._consolidate(anchor, running, position)
+            new_state = _join(anchor, running, position)
+            if state is not None and existing is not None:
+                # A row that ended before keeps the sums of the segment that it ended in.
+                new_state = select_rows(existing > start, new_state, state)
+            state = new_state
         features, slow_loss = (ops.concatenate(r, axis=1) for r in zip(*results, strict=True))
-        return features, slow_loss, _join(anchor, running, position)
+        if exists is not None:
+            features, slow_loss = gather_rows(features, back), gather_rows(slow_loss, back)
+        return features, slow_loss, state
 
     def _adapt(self, x, labels, weights, exists, state):
         """Rows at places of their own, or a length not known yet: segments are gathered."""

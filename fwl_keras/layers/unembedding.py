@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from fwl_keras.layers.fast_layer import require_count
+from fwl_keras.ops import cross_entropy
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -123,6 +124,15 @@ class Unembedding(keras.layers.Layer):
     def tensors(self):
         """Kernel [S, V] and bias [V] (or None) as plain tensors, for custom gradients."""
         return tuple(None if v is None else ops.copy(v) for v in (self.kernel, self.bias))
+
+    def cross_entropy(self, features, labels):
+        """Losses float32 [...] in nats of labels [...], without ever holding all logits.
+
+        Args:
+            features: tensor [..., S] in the compute dtype.
+            labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
+        """
+        return cross_entropy(features, *self.tensors(), labels, soft_cap=self.soft_cap)
 
     def call(self, features):
         kernel, bias = (

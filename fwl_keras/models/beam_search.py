@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from keras import ops
 
+from fwl_keras.models.divergence import Watch
+from fwl_keras.models.generation import require_finite
 from fwl_keras.models.stepping import join_state, next_logits, read_token, split_state
 from fwl_keras.models.streaming import pad_rows
 from fwl_keras.ops._types import Tensor
@@ -23,6 +25,7 @@ def beam_search(
     max_length: int,
     stop_token_ids: tuple[int, ...],
     adapt: bool,
+    watch: Watch,
     use_cache: bool,
 ) -> tuple[list[np.ndarray], dict]:
     """The likeliest continuations that beam search finds, row by row.
@@ -35,27 +38,30 @@ def beam_search(
         max_length: tokens of every row at the end.
         stop_token_ids: ids that end a beam, whose score then stays as it is.
         adapt: whether the fast weights learn from what is written.
+        watch: what becomes of rows whose fast weights diverge on their prompts.
         use_cache: whether to use the body's cache.
 
     Returns:
         Rows of token ids, and the state after their last tokens.
 
     Raises:
-        ValueError: if a prompt is empty, or a row goes beyond the body's context.
+        ValueError: if a prompt is empty, a row goes beyond the body's context, or the logits after
+            a prompt are not finite.
     """
-    rows, states = [], []
+    rows, states, watches = [], [], [Watch(watch.on_divergence) for _ in prompts]
     for i, prompt in enumerate(prompts):
         before = {name: value[i : i + 1] for name, value in state.items()}
         row, after = _search_row(
-            lm, prompt, before, sampler, max_length, stop_token_ids, adapt, use_cache
+            lm, prompt, before, sampler, max_length, stop_token_ids, adapt, watches[i], use_cache
         )
         rows.append(row)
         states.append(after)
+    watch.add(watches)
     state = {name: ops.concatenate([one[name] for one in states]) for name in state}
     return rows, state
 
 
-def _search_row(lm, prompt, state, sampler, max_length, stop_token_ids, adapt, use_cache):
+def _search_row(lm, prompt, state, sampler, max_length, stop_token_ids, adapt, watch, use_cache):
     if not prompt.size:
         raise ValueError("Beam search needs prompts of at least one token; received an empty one.")
     carries = bool(split_state(state)[-1])
@@ -71,7 +77,9 @@ def _search_row(lm, prompt, state, sampler, max_length, stop_token_ids, adapt, u
     if not carries and use_cache and lm.body.keeps_context:
         context = lm.body.initial_context(1, max_length)
     start = join_state(block_state, pending, valid, context)
-    _, start = lm._read_rows([prompt], start)
+    _, start = lm._read_rows([prompt], start, watch=watch)
+    logits = lm._compiled(next_logits)(start)
+    require_finite(ops.convert_to_numpy(ops.all(ops.isfinite(logits), axis=-1)))
 
     token_ids, mask = pad_rows([prompt], max_length)
     # The sampler would take a stop token that only fills up the row for one that was written.
@@ -90,9 +98,10 @@ def _search_row(lm, prompt, state, sampler, max_length, stop_token_ids, adapt, u
     end = prompt.size + stops[0] + 1 if stops.size else max_length
     row = found[:end].astype("int32")
 
-    _, after = lm._read_rows([row], state, "adapt" if adapt else "frozen")
+    again = Watch(watch.on_divergence)
+    _, after = lm._read_rows([row], state, "adapt" if adapt else "frozen", watch=again)
     if not adapt:
-        learned = split_state(lm._read_rows([prompt], state)[1])[0]
+        learned = split_state(lm._read_rows([prompt], state, watch=again)[1])[0]
         after = join_state(learned, *split_state(after)[1:])
     return row, after
 

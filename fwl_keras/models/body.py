@@ -114,6 +114,38 @@ class ContextBody(Body):
         return None
 
 
+def vocabulary_size_of(backbone: keras.layers.Layer) -> int | None:
+    """Number of ids that a backbone reads, where that can be told; None elsewhere.
+
+    Known are KerasHub's `vocabulary_size`, and an embedding that is a backbone's first layer, or is
+    called on its inputs.
+    """
+    size = getattr(backbone, "vocabulary_size", None)
+    if isinstance(size, int):
+        return size
+    layers = getattr(backbone, "layers", None) or []
+    inputs = [id(one) for one in keras.tree.flatten(getattr(backbone, "inputs", None) or [])]
+    for i, layer in enumerate(layers):
+        if isinstance(layer, keras.layers.Embedding):
+            nodes = getattr(layer, "_inbound_nodes", [])
+            reads = any(id(t) in inputs for node in nodes for t in node.arguments.keras_tensors)
+            if reads or i == 0:
+                return layer.input_dim
+    return None
+
+
+def context_length_of(backbone: keras.layers.Layer, preprocessor) -> int | None:
+    """Tokens that a model reads at once, from wherever that is known; None for nowhere.
+
+    The backbone's own `max_sequence_length`; else, for backbones that do not go on from a context
+    of constant size, the preprocessor's `sequence_length`.
+    """
+    length = getattr(backbone, "max_sequence_length", None)
+    if length is None and not hasattr(backbone, "initial_context"):
+        length = getattr(preprocessor, "sequence_length", None)
+    return length
+
+
 def find_body(backbone: keras.layers.Layer) -> Body:
     """The way to run a backbone that makes the most of what it can do."""
     if hasattr(backbone, "initial_context"):

@@ -1,17 +1,23 @@
 """A causal language model that adapts to the text it is reading."""
 
 import importlib
+from numbers import Integral
 
 import keras
+import numpy as np
 from keras import ops
 
 from fwl_keras.layers.fast_layer import require_count
 from fwl_keras.layers.fwl_block import FWLBlock
+from fwl_keras.models.body import context_length_of, vocabulary_size_of
 from fwl_keras.models.carried_state import CarriedState
+from fwl_keras.models.divergence import warn_of_lost_tokens
 from fwl_keras.models.generating import Generating
+from fwl_keras.models.padding import pad_token_id_of
 from fwl_keras.models.perplexity import Perplexity
 from fwl_keras.models.stepping import join_context, split_context
-from fwl_keras.ops import cross_entropy, next_token_targets
+from fwl_keras.ops import next_token_targets
+from fwl_keras.ops.targets import IGNORE
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -35,11 +41,13 @@ class FWLCausalLM(Generating, keras.Model):
         block: FWLBlock. With `unembedding=` an embedding layer of the backbone the two are tied.
         preprocessor: TextPreprocessor or KerasHub preprocessor, with which `read`, `score` and
             `generate` take texts; or None, for token ids only.
-        pad_token_id: id that marks padding in batches of ids without a mask. None: the
-            preprocessor's, else no id does.
+        pad_token_id: id that marks padding in batches of ids without a mask: such tokens are
+            neither read, learned from nor counted, and no token is to predict them. None: the
+            preprocessor's (see `pad_token_id_of`), else no id does.
         context_length: tokens that the backbone reads at once; `read`, `score` and `generate` go
             through longer texts in windows of so many. None: the backbone's
-            `max_sequence_length`, else there is no limit.
+            `max_sequence_length`, else the preprocessor's `sequence_length`, else there is no
+            limit, and a text of any length is one window.
         **kwargs: keyword arguments of `keras.Model`.
 
     Call arguments:
@@ -84,13 +92,18 @@ class FWLCausalLM(Generating, keras.Model):
         self.backbone = backbone
         self.block = block
         self.preprocessor = preprocessor
-        if pad_token_id is None:
-            pad_token_id = getattr(getattr(preprocessor, "tokenizer", None), "pad_token_id", None)
         self.pad_token_id = pad_token_id
         if context_length is None:
-            context_length = getattr(backbone, "max_sequence_length", None)
+            context_length = context_length_of(backbone, preprocessor)
         else:
             require_count("context_length", context_length)
+        vocabulary_size = vocabulary_size_of(backbone)
+        if vocabulary_size is not None and block.vocab_size < vocabulary_size:
+            raise ValueError(
+                f"`block` has `vocab_size`={block.vocab_size}, fewer ids than the "
+                f"{vocabulary_size} that `backbone` reads: it could not predict the others. Use "
+                f"FWLBlock(size, {vocabulary_size})."
+            )
         self.context_length = context_length
         self.sampler = None
         self._body = None
@@ -99,7 +112,21 @@ class FWLCausalLM(Generating, keras.Model):
         self.perplexity_tracker = Perplexity()
         self.adaptation_gain_tracker = keras.metrics.Mean(name="adaptation_gain")
         self.total_gain_tracker = keras.metrics.Mean(name="total_gain")
+        self.non_finite_tracker = keras.metrics.Sum(name="non_finite_tokens")
         self._build_parts()
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """Id that marks padding in batches of ids without a mask, or None for no id."""
+        if self._pad_token_id is not None:
+            return self._pad_token_id
+        return pad_token_id_of(self.preprocessor)
+
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise ValueError(f"`pad_token_id` must be a whole number or None; received {value!r}.")
+        self._pad_token_id = None if value is None else int(value)
 
     def _build_parts(self):
         """Create all weights now, so that a model is complete as soon as it exists."""
@@ -147,7 +174,10 @@ class FWLCausalLM(Generating, keras.Model):
             labels, derived = next_token_targets(token_ids, padding_mask)
         else:
             derived = _label_weights(labels, padding_mask)
-        weights = derived if weights is None else weights
+            if not _has_mask(inputs) and self.pad_token_id is not None:
+                # The mask knows the inputs; that a row's last label is padding only the id tells.
+                derived = _drop(derived, labels, self.pad_token_id)
+        weights = _drop(derived if weights is None else weights, labels, IGNORE)
 
         evaluation = output == "evaluation"
         result = self.block(
@@ -171,31 +201,27 @@ class FWLCausalLM(Generating, keras.Model):
 
         Args:
             x: float tensor [B, T, D], features.
-            labels: int tensor [B, T].
+            labels: int tensor [B, T], ids in [0, V); any other makes its loss NaN.
             padding_mask: bool tensor [B, T], positions that exist, or None for all.
 
         Returns:
             float32 tensor [B, T] in nats; anything where a position does not exist.
         """
         features = self.block(x, x_mask=padding_mask, output="features")
-        labels = ops.clip(ops.cast(labels, "int32"), 0, self.block.vocab_size - 1)
-        unembedding = self.block.unembedding
-        return cross_entropy(
-            features, *unembedding.tensors(), labels, soft_cap=unembedding.soft_cap
-        )
+        return self.block.unembedding.cross_entropy(features, labels)
 
     def _split_inputs(self, inputs):
         """Token ids [B, T], and the bool padding mask [B, T] or None."""
-        if not isinstance(inputs, dict):
-            mask = None if self.pad_token_id is None else ops.not_equal(inputs, self.pad_token_id)
-            return inputs, mask
-        if "token_ids" not in inputs:
+        if isinstance(inputs, dict) and "token_ids" not in inputs:
             raise ValueError(
                 "`inputs` given as a dict must hold `token_ids` (and `padding_mask`); received "
                 f"{sorted(inputs)}."
             )
-        mask = inputs.get("padding_mask")
-        return inputs["token_ids"], None if mask is None else ops.cast(mask, "bool")
+        token_ids = inputs["token_ids"] if isinstance(inputs, dict) else inputs
+        if _has_mask(inputs):
+            return token_ids, ops.cast(inputs["padding_mask"], "bool")
+        pad = self.pad_token_id
+        return token_ids, None if pad is None else ops.not_equal(token_ids, pad)
 
     def compute_loss_and_counts(self, inputs, labels=None, sample_weight=None, training=True):
         """The training loss, and what the trackers add up; the same on every backend.
@@ -204,13 +230,18 @@ class FWLCausalLM(Generating, keras.Model):
             inputs: as for `call`; or with `starts`, bool tensor [B], to go on from the state that
                 the last batch ended with (see `carry_state`).
             labels: int tensor [B, T], or None to shift the ids.
-            sample_weight: tensor [B, T] or [B], or None for the block's weights.
+            sample_weight: tensor [B, T] or [B], or None for the block's weights. A position that
+                has no label has no weight either, whatever is given.
             training: True for a step of `fit`, False for one of `evaluate`.
 
         Returns:
             The loss, a float32 scalar: sum(w * nll) / sum(w) + sum(self.losses); and a dict of
             float32 scalars: `tokens` = sum(w), and means in nats per token, `nll`,
-            `adaptation_gain` and, with `training=False`, `total_gain`.
+            `adaptation_gain` and, with `training=False`, `total_gain`, and `non_finite`, the
+            number of tokens whose loss is not finite. Such a loss counts as infinite there.
+
+        Raises:
+            ValueError: if `sample_weight` has another shape.
         """
         carried = self._carried_arguments(inputs, training)
         losses = self(
@@ -225,18 +256,20 @@ class FWLCausalLM(Generating, keras.Model):
             self.carried_state.assign(state)
         w = losses["weights"]
         if sample_weight is not None:
-            sample_weight = ops.cast(sample_weight, "float32")
-            if len(sample_weight.shape) == 1:
-                sample_weight = sample_weight[:, None] * w
-            w = sample_weight
+            w = _weighted(w, sample_weight)
         tokens = ops.sum(w)
+        counted = ops.not_equal(w, 0)
 
         def mean(loss):
             # A weight of 0 drops a loss that is not finite, which a product would not.
-            total = ops.sum(ops.where(ops.equal(w, 0), 0.0, w * loss))
+            total = ops.sum(ops.where(counted, w * loss, 0.0))
             return ops.divide_no_nan(total, tokens)
 
-        nll = mean(losses["loss"])
+        loss = losses["loss"]
+        if not training:
+            is_finite = ops.isfinite(loss)
+            loss = ops.where(is_finite, loss, np.inf)
+        nll = mean(loss)
         counts = {
             "tokens": tokens,
             "nll": nll,
@@ -244,6 +277,8 @@ class FWLCausalLM(Generating, keras.Model):
         }
         if not training:
             counts["total_gain"] = mean(losses["trained_loss"]) - nll
+            lost = ops.logical_and(counted, ops.logical_not(is_finite))
+            counts["non_finite"] = ops.sum(ops.cast(lost, "float32"))
         return nll + sum(ops.cast(loss, "float32") for loss in self.losses), counts
 
     def carry_state(
@@ -418,9 +453,67 @@ class FWLCausalLM(Generating, keras.Model):
         ]
         if "total_gain" in counts:
             trackers.append((self.total_gain_tracker, counts["total_gain"]))
+            # Not among the results: `evaluate` tells of it in words.
+            self.non_finite_tracker.update_state(counts["non_finite"])
         for tracker, value in trackers:
             tracker.update_state(value, sample_weight=tokens)
         return {tracker.name: tracker.result() for tracker, _ in trackers}
+
+    # Keras leaves out weights that come without labels. The labels are the ids, shifted.
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", **kwargs):
+        """As `keras.Model.fit`; `sample_weight` needs no `y`.
+
+        Raises:
+            ValueError: for `class_weight`, or if weights do not fit.
+        """
+        _refuse_class_weight(kwargs)
+        x, y, kwargs["sample_weight"] = self._with_labels(x, y, kwargs.get("sample_weight"))
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple) and len(validation) == 3:
+            kwargs["validation_data"] = self._with_labels(*validation)
+        return keras.Model.fit(self, x, y, batch_size, epochs, verbose, **kwargs)
+
+    def evaluate(
+        self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
+    ):
+        """As `keras.Model.evaluate`; `sample_weight` needs no `y`.
+
+        Warns:
+            RuntimeWarning: with the number of tokens whose loss is not finite. They count as
+                infinitely improbable, so that the perplexity is infinite.
+
+        Raises:
+            ValueError: if weights do not fit.
+        """
+        x, y, sample_weight = self._with_labels(x, y, sample_weight)
+        result = keras.Model.evaluate(self, x, y, batch_size, verbose, sample_weight, **kwargs)
+        lost = int(ops.convert_to_numpy(self.non_finite_tracker.total))
+        if lost:
+            warn_of_lost_tokens(lost)
+        return result
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
+        """As `keras.Model.train_on_batch`; `sample_weight` needs no `y`."""
+        _refuse_class_weight({"class_weight": class_weight})
+        return keras.Model.train_on_batch(self, x, y, sample_weight, **kwargs)
+
+    def _with_labels(self, x, y, sample_weight):
+        """The labels themselves, where there are weights without them."""
+        # Keras itself refuses weights beside datasets and generators.
+        is_array = isinstance(x, dict) or hasattr(x, "shape")
+        if y is not None or sample_weight is None or not is_array:
+            return x, y, sample_weight
+        token_ids, padding_mask = self._split_inputs(x)
+        labels, weights = next_token_targets(token_ids, padding_mask)
+        labels = ops.where(ops.equal(weights, 0), IGNORE, labels)
+        weights = _weighted(weights, sample_weight)
+        if not ops.convert_to_numpy(ops.all(ops.isfinite(weights))):
+            raise ValueError(
+                "`sample_weight` must be finite; received NaN or infinity. Use 0 for tokens that "
+                "are not to count."
+            )
+        return x, ops.convert_to_numpy(labels), ops.convert_to_numpy(weights)
 
     def train_step(self, *args, **kwargs):
         return _steps().train_step(self, *args, **kwargs)
@@ -472,7 +565,7 @@ class FWLCausalLM(Generating, keras.Model):
                 if self.preprocessor is None
                 else keras.saving.serialize_keras_object(self.preprocessor)
             ),
-            "pad_token_id": self.pad_token_id,
+            "pad_token_id": self._pad_token_id,
             "context_length": self.context_length,
         }
 
@@ -489,6 +582,43 @@ class FWLCausalLM(Generating, keras.Model):
         if block.unembedding is None:
             block.set_unembedding(_find_layer(config["backbone"], block.tied_to))
         return cls(**config)
+
+
+def _refuse_class_weight(arguments):
+    if arguments.pop("class_weight", None) is not None:
+        raise ValueError(
+            "`class_weight` is for classes of rows; a language model predicts tokens. Give "
+            "`sample_weight` [batch, length] with a weight for each of them."
+        )
+
+
+def _has_mask(inputs):
+    return isinstance(inputs, dict) and inputs.get("padding_mask") is not None
+
+
+def _drop(weights, labels, label):
+    """Weights [B, T], 0 where integer labels are `label`."""
+    if len(labels.shape) != 2:
+        return weights
+    weights = ops.cast(weights, "float32")
+    return ops.where(ops.equal(labels, label), ops.zeros_like(weights), weights)
+
+
+def _weighted(weights, sample_weight):
+    """Weights [B, T] of the loss: the sample weights [B, T] or [B], 0 where there is no label."""
+    sample_weight = ops.cast(sample_weight, "float32")
+    shape, expected = tuple(sample_weight.shape), tuple(weights.shape)
+    fits = len(shape) in (1, 2) and all(
+        None in (a, b) or a == b for a, b in zip(shape, expected, strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"`sample_weight` must have shape {list(expected)}, or {list(expected[:1])} for one "
+            f"weight a row; received shape {list(shape)}."
+        )
+    if len(shape) == 1:
+        sample_weight = sample_weight[:, None] * weights
+    return ops.where(ops.equal(weights, 0), 0.0, sample_weight)
 
 
 def _label_weights(labels, padding_mask):

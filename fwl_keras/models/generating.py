@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from fwl_keras.models.beam_search import beam_search
+from fwl_keras.models.divergence import Watch
 from fwl_keras.models.generation import Generation
 from fwl_keras.models.sampling import get_sampler, sampling_of
 from fwl_keras.models.streaming import Streaming
@@ -26,6 +27,7 @@ class Generating(Streaming):
         *,
         seed: int | Sequence[int] | None = None,
         adapt_while_generating: bool = True,
+        on_divergence: str = "ignore",
         use_cache: bool = True,
         return_state: bool = False,
     ):
@@ -48,6 +50,7 @@ class Generating(Streaming):
                 (seed[i], 0, t), whatever the other rows are. None: the sampler's seed, else a
                 random one.
             adapt_while_generating: False keeps the fast weights as they are after the prompt.
+            on_divergence: as for `read`, of the prompts.
             use_cache: False computes the body's features of all tokens again for every new one,
                 as bodies without a cache need it.
             return_state: whether to return the state after the last tokens, too.
@@ -57,15 +60,26 @@ class Generating(Streaming):
             [B, max_length], 0 or the pad token where there is none, and `padding_mask` bool. With
             `return_state=True` a pair of that and the state.
 
+        Warns:
+            RuntimeWarning: once, where fast weights diverge on the prompts.
+
         Raises:
-            ValueError: if an argument does not fit.
+            ValueError: if an argument does not fit, or the model predicts nothing: its logits are
+                not finite.
 
         Example:
             >>> lm.compile(sampler="top_p")
             >>> lm.generate("def main(", max_length=100, seed=1)
         """
         given, ids, state, settings = self._generation_arguments(
-            prompts, max_length, state, stop_token_ids, seed, adapt_while_generating, use_cache
+            prompts,
+            max_length,
+            state,
+            stop_token_ids,
+            seed,
+            adapt_while_generating,
+            on_divergence,
+            use_cache,
         )
         sampler = get_sampler(self.sampler)
         if hasattr(sampler, "num_beams"):
@@ -75,6 +89,7 @@ class Generating(Streaming):
             generation = Generation(self, ids, state, sampling=sampling_of(sampler), **settings)
             generation.run()
             rows, state = generation.rows, generation.state
+        settings["watch"].report()
         if strip_prompt:
             rows = [row[prompt.size :] for row, prompt in zip(rows, ids, strict=True)]
         result = self._present(given, rows, settings["max_length"])
@@ -89,6 +104,7 @@ class Generating(Streaming):
         *,
         seed: int | None = None,
         adapt_while_generating: bool = True,
+        on_divergence: str = "ignore",
         use_cache: bool = True,
         tokens_at_once: int = 1,
     ) -> Iterator:
@@ -101,6 +117,7 @@ class Generating(Streaming):
             stop_token_ids: likewise.
             seed: likewise, an int.
             adapt_while_generating: likewise.
+            on_divergence: likewise.
             use_cache: likewise.
             tokens_at_once: tokens that are written between two pieces.
 
@@ -116,7 +133,14 @@ class Generating(Streaming):
             ...     print(piece, end="", flush=True)
         """
         given, ids, state, settings = self._generation_arguments(
-            prompt, max_length, state, stop_token_ids, seed, adapt_while_generating, use_cache
+            prompt,
+            max_length,
+            state,
+            stop_token_ids,
+            seed,
+            adapt_while_generating,
+            on_divergence,
+            use_cache,
         )
         if len(ids) != 1:
             raise ValueError(f"`prompt` must be one text; received {len(ids)} rows.")
@@ -124,6 +148,7 @@ class Generating(Streaming):
         if hasattr(sampler, "num_beams"):
             raise ValueError("Beam search cannot be streamed: compile with another `sampler`.")
         generation = Generation(self, ids, state, sampling=sampling_of(sampler), **settings)
+        settings["watch"].report()
         return self._pieces(generation, given.is_text, ids[0].size, tokens_at_once)
 
     def _pieces(self, generation, is_text, begin, tokens_at_once):
@@ -143,7 +168,7 @@ class Generating(Streaming):
                 shown = whole
 
     def _generation_arguments(
-        self, prompts, max_length, state, stop_token_ids, seed, adapt, use_cache
+        self, prompts, max_length, state, stop_token_ids, seed, adapt, on_divergence, use_cache
     ):
         """The prompts as given and as ids, the state, and the settings of a generation."""
         given = self.codec.rows(prompts, "prompts")
@@ -173,6 +198,7 @@ class Generating(Streaming):
             "stop_token_ids": tuple(sorted(set(map(int, stop_token_ids or ())))),
             "seeds": self._seeds(seed, len(ids)),
             "adapt": adapt and self.block.use_fast_weights,
+            "watch": Watch(on_divergence),
             "use_cache": use_cache,
         }
         return given, ids, state, settings

@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from fwl_keras.models.divergence import Watch
 from fwl_keras.models.sampling import Sampling
 from fwl_keras.models.stepping import join_state, next_logits, read_token, split_state
 from fwl_keras.models.streaming import pad_rows, round_up
@@ -27,7 +28,11 @@ class Generation:
         stop_token_ids: ids that end a row.
         seeds: int array [B, 2], the keys of the rows' random numbers.
         adapt: whether the fast weights learn from what is written.
+        watch: what becomes of rows whose fast weights diverge on their prompts.
         use_cache: whether to use the body's cache.
+
+    Raises:
+        ValueError: from `run`, if logits are not finite.
     """
 
     def __init__(
@@ -41,9 +46,11 @@ class Generation:
         stop_token_ids: tuple[int, ...],
         seeds: np.ndarray,
         adapt: bool,
+        watch: Watch,
         use_cache: bool,
     ):
         self._lm = lm
+        self._watch = watch
         self._carries = bool(split_state(state)[-1])
         window = None if self._carries else lm.context_length
         if self._carries:
@@ -53,7 +60,7 @@ class Generation:
         self._read = [row[:n] for row, n in zip(prompts, read, strict=True)]
         rest = [row[n:] for row, n in zip(prompts, read, strict=True)]
         if any(read):
-            _, state = lm._read_rows(self._read, state)
+            _, state = lm._read_rows(self._read, state, watch=watch)
 
         self._lengths = np.array([row.size for row in rest])
         limits = max_length - np.array(read)
@@ -107,10 +114,11 @@ class Generation:
             "index": ops.convert_to_tensor(self._index, "int32"),
             "until": ops.convert_to_tensor(until, "int32"),
         }
-        self._tokens, self._written, self._done, self._state = self._run(
+        self._tokens, self._written, self._done, self._finite, self._state = self._run(
             places, self._seeds, self._tokens, self._written, self._done, self._state
         )
         self._index = until
+        require_finite(ops.convert_to_numpy(self._finite))
 
     def _begin_context(self, prompts, state, length, use_cache):
         """Read what is left of the prompts, with a cache if there is one; return its offset."""
@@ -123,9 +131,20 @@ class Generation:
         state = join_state(block_state, pending, valid, context)
         if self._lengths.any():
             room = lm.body.room(context) if context else None
-            _, state = lm._read_windows(prompts, state, length if room is None else room)
+            room = length if room is None else room
+            _, state = lm._read_windows(prompts, state, room, watch=self._watch)
         self._state = state
         return offset
+
+
+def require_finite(rows: np.ndarray) -> None:
+    """Raise a ValueError unless logits were finite in all rows (bool array [B])."""
+    if not rows.all():
+        raise ValueError(
+            f"The model predicts nothing in {int((~rows).sum())} of {rows.size} rows: its logits "
+            "are not finite. Its weights are damaged, or its fast weights diverged: make the steps "
+            "smaller with `lm.block.set_step_sizes`, or begin with a fresh state."
+        )
 
 
 def write_tokens(
@@ -160,17 +179,22 @@ def write_tokens(
         window: tokens after which the body begins a new context, or None for never.
 
     Returns:
-        `tokens`, `written`, `done` and `state` after the loop.
+        `tokens`, `written` and `done` after the loop; bool [B], where all logits that a token was
+        drawn from were finite; and `state`.
     """
+    finite = ops.ones_like(done)
     columns = ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
 
-    def go_on(index, tokens, written, done, state):
+    def go_on(index, tokens, written, done, finite, state):
         return ops.logical_and(index < places["until"], ops.logical_not(ops.all(done)))
 
-    def write(index, tokens, written, done, state):
+    def write(index, tokens, written, done, finite, state):
         active = ops.logical_not(ops.logical_or(index < places["lengths"], done))
+        logits = next_logits(lm, state)
+        fine = ops.all(ops.isfinite(logits), axis=-1)
+        finite = ops.logical_and(finite, ops.logical_or(fine, ops.logical_not(active)))
         token = sample_tokens(
-            next_logits(lm, state),
+            logits,
             random_uniform(seeds[:, 0], seeds[:, 1], written),
             temperature=draw.temperature,
             top_k=draw.top_k,
@@ -186,7 +210,9 @@ def write_tokens(
         for stop in stop_token_ids:
             ended = ops.logical_or(ended, ops.equal(token, stop))
         done = ops.logical_or(done, ops.logical_and(active, ended))
-        return index + 1, tokens, written + ops.cast(active, "int32"), done, state
+        return index + 1, tokens, written + ops.cast(active, "int32"), done, finite, state
 
-    _, *result = ops.while_loop(go_on, write, (places["index"], tokens, written, done, state))
+    _, *result = ops.while_loop(
+        go_on, write, (places["index"], tokens, written, done, finite, state)
+    )
     return tuple(result)

@@ -94,8 +94,6 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
             context_length=context_length,
             **kwargs,
         )
-        if pad_token_id is None and _pads_with_a_word(getattr(preprocessor, "tokenizer", None)):
-            self.pad_token_id = None
 
     # Presets
 
@@ -256,7 +254,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
                 validation_data, *targets = self._tokenized(validation_data)
                 if targets[0] is not None:
                     validation_data = (validation_data, *targets)
-        return keras.Model.fit(
+        return FWLCausalLM.fit(
             self,
             x,
             y,
@@ -269,7 +267,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
     def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
         """As `keras.Model.evaluate`; `x` may also be texts."""
         x, y, sample_weight = self._tokenized(x, y, sample_weight)
-        return keras.Model.evaluate(self, x, y, batch_size, sample_weight=sample_weight, **kwargs)
+        return FWLCausalLM.evaluate(self, x, y, batch_size, sample_weight=sample_weight, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs):
         """As `keras.Model.predict`: logits [N, T, V]; `x` may also be texts."""
@@ -277,7 +275,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.train_on_batch`; `x` may also be texts."""
-        return keras.Model.train_on_batch(self, *self._tokenized(x, y, sample_weight), **kwargs)
+        return FWLCausalLM.train_on_batch(self, *self._tokenized(x, y, sample_weight), **kwargs)
 
     def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.test_on_batch`; `x` may also be texts."""
@@ -296,14 +294,6 @@ def is_preset_with_fast_weights(preset: str) -> bool:
     if not check_file_exists(preset, TASK):
         return False
     return load_json(preset, TASK).get("registered_name") == _REGISTERED
-
-
-def _pads_with_a_word(tokenizer) -> bool:
-    """Whether the pad token is an ordinary piece too (GPT-2's and Llama 3's is "!")."""
-    # The id alone, without a special token of that name. Its own list of special ids cannot be
-    # asked for while a file is loaded, when the vocabulary comes last.
-    is_bytes = isinstance(tokenizer, keras_hub.tokenizers.BytePairTokenizer)
-    return is_bytes and getattr(tokenizer, "pad_token", None) is None
 
 
 def _load_backbone(preset, load_weights, dtype):

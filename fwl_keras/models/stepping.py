@@ -5,9 +5,13 @@ the last token, whose label is the next token to come (`pending_features`, `pend
 where the body's own context is carried along, that (`context_...`).
 """
 
+from typing import NamedTuple
+
 from keras import ops
 
+from fwl_keras.layers.fwl_block import DEFAULT_CHUNK_LENGTH
 from fwl_keras.ops._types import Tensor
+from fwl_keras.ops.divergence import diverged_rows, looked_at
 
 CONTEXT = "context_"
 
@@ -42,9 +46,32 @@ def join_state(block: dict, features: Tensor, valid: Tensor, context: dict) -> d
     return join_context(state, context)
 
 
+class Advanced(NamedTuple):
+    """What `advance` found.
+
+    Attributes:
+        losses: float32 tensor [B, T] in nats.
+        scored: bool tensor [B, T], where there is one.
+        diverged: bool tensor [B], rows whose fast weights predicted worse than the trained ones
+            (see `diverged_rows`).
+        state: the state after the last tokens.
+    """
+
+    losses: Tensor
+    scored: Tensor
+    diverged: Tensor
+    state: dict
+
+
 def advance(
-    lm, token_ids: Tensor, padding_mask: Tensor, state: dict, mode: str = "adapt"
-) -> tuple[Tensor, Tensor, dict]:
+    lm,
+    token_ids: Tensor,
+    padding_mask: Tensor,
+    state: dict,
+    frozen: Tensor | None = None,
+    *,
+    mode: str = "adapt",
+) -> Advanced:
     """Read tokens, each predicted from the features of the one before it.
 
     The features of the last token are kept in the state without a label: to pass them with
@@ -55,11 +82,10 @@ def advance(
         token_ids: int tensor [B, T].
         padding_mask: bool tensor [B, T], True up to a row's length, False behind it.
         state: the model's state.
+        frozen: bool tensor [B], rows that with `mode="adapt"` are predicted with the state's
+            weights and take no steps; None for no row.
         mode: `"adapt"` predicts with the fast weights, which learn; `"frozen"` takes no steps,
             and predicts nothing; `"trained"` predicts with the trained weights, without steps.
-
-    Returns:
-        Losses float32 [B, T] in nats, bool [B, T] where there is one, and the new state.
     """
     block_state, pending, pending_valid, context = split_state(state)
     if context:
@@ -70,18 +96,38 @@ def advance(
     scored = ops.concatenate(
         [ops.logical_and(padding_mask[:, :1], pending_valid[:, None]), padding_mask[:, 1:]], axis=1
     )
+    diverged = ops.zeros_like(pending_valid)
     if mode == "adapt":
-        losses, block_state = lm.block(
-            x, token_ids, state=block_state, x_mask=scored, return_state=True, output="loss"
-        )
-        losses = losses["loss"]
+        losses, block_state = _adapt(lm, x, token_ids, scored, block_state, frozen)
+        if lm.block.use_fast_weights:
+            seen = [looked_at(a) for a in (x, token_ids, scored)]
+            trained = lm.trained_loss(*seen)
+            length = lm.block.segment_length or DEFAULT_CHUNK_LENGTH
+            diverged = diverged_rows(looked_at(losses), trained, seen[-1], length)
     elif mode == "trained":
         losses = lm.trained_loss(x, token_ids, scored)
         losses = ops.where(scored, losses, ops.zeros_like(losses))
     else:
         losses, scored = ops.zeros_like(token_ids, "float32"), ops.zeros_like(scored)
     pending, pending_valid = _keep_last(features, padding_mask, pending, pending_valid)
-    return losses, scored, join_state(block_state, pending, pending_valid, context)
+    return Advanced(
+        losses, scored, diverged, join_state(block_state, pending, pending_valid, context)
+    )
+
+
+def _adapt(lm, x, labels, scored, state, frozen):
+    """Losses [B, T] with the fast weights, and the block's state."""
+    learns = scored if frozen is None else ops.logical_and(scored, ops.logical_not(frozen[:, None]))
+    losses, new_state = lm.block(
+        x, labels, state=state, x_mask=learns, return_state=True, output="loss"
+    )
+    losses = losses["loss"]
+    if frozen is None:
+        return losses, new_state
+    kept = ops.logical_and(scored, frozen[:, None])
+    features = lm.block(x, state=state, x_mask=kept, output="features")
+    without_steps = lm.block.unembedding.cross_entropy(features, labels)
+    return ops.where(kept, without_steps, losses), new_state
 
 
 def _keep_last(features, padding_mask, pending, pending_valid):

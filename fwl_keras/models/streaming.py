@@ -1,6 +1,7 @@
 """Reading and scoring texts that have no end, and the state in between."""
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,9 +12,12 @@ from rich.progress import track
 from fwl_keras.models.body import Body, find_body
 from fwl_keras.models.codec import Codec
 from fwl_keras.models.compiled import Compiled
+from fwl_keras.models.divergence import Watch, warn_of_lost_tokens
 from fwl_keras.models.stepping import CONTEXT, advance, join_state, split_state
 from fwl_keras.ops.reset_rows import reset_rows
 
+# Tokens that no body reads in one window without a word, unless it was told to.
+_LONG = 2048
 NO_LIMIT = np.iinfo("int32").max
 
 
@@ -84,6 +88,7 @@ class Streaming:
         *,
         passes: int = 1,
         final: bool = False,
+        on_divergence: str = "ignore",
         progress: bool = False,
     ) -> dict:
         """Read texts, and keep in the state what was learned from them.
@@ -96,10 +101,18 @@ class Streaming:
             state: state to go on from, or None for a fresh one.
             passes: how often to read each text.
             final: whether the texts end here: the end token is read, too.
+            on_divergence: what is done where fast weights predict worse than the trained ones,
+                by more than a nat per token over a segment (judged from every fourth token, at
+                the end of each window): `"ignore"` warns and goes on, `"reset"` gives the row a
+                fresh state, `"freeze"` gives it the weights it had before the window, and takes
+                no more steps.
             progress: whether to draw a progress bar.
 
         Returns:
             The state after the last tokens.
+
+        Warns:
+            RuntimeWarning: once, where fast weights diverge.
 
         Raises:
             ValueError: if an argument does not fit.
@@ -111,10 +124,12 @@ class Streaming:
         if not isinstance(passes, int) or passes < 1:
             raise ValueError(f"`passes` must be an int of at least 1; received {passes!r}.")
         rows, state = self._rows_and_state(inputs, state, final)
+        watch = Watch(on_divergence)
         for i in range(passes):
             if i:
                 state = self._begin_again(state, rows)
-            _, state = self._read_rows(rows, state, progress=progress)
+            _, state = self._read_rows(rows, state, watch=watch, progress=progress)
+        watch.report()
         return state
 
     def score(
@@ -124,6 +139,7 @@ class Streaming:
         *,
         final: bool = False,
         use_fast_weights: bool = True,
+        on_divergence: str = "ignore",
         progress: bool = False,
     ) -> Score:
         """Log-probabilities of texts, the model adapting while it reads.
@@ -134,10 +150,15 @@ class Streaming:
                 predicted too.
             final: as for `read`.
             use_fast_weights: False scores with the trained weights, without any step.
+            on_divergence: as for `read`. What was predicted before stays as it was predicted.
             progress: whether to draw a progress bar.
 
         Returns:
             Score: log-probabilities [B, T], perplexity [B], and the state after the last tokens.
+
+        Warns:
+            RuntimeWarning: once, where fast weights diverge; and with the number of tokens whose
+                loss is not finite. They count as infinitely improbable.
 
         Raises:
             ValueError: if an argument does not fit.
@@ -147,7 +168,13 @@ class Streaming:
         """
         rows, state = self._rows_and_state(inputs, state, final)
         mode = "adapt" if use_fast_weights else "trained"
-        (losses, scored), state = self._read_rows(rows, state, mode, progress=progress)
+        watch = Watch(on_divergence)
+        (losses, scored), state = self._read_rows(rows, state, mode, watch=watch, progress=progress)
+        watch.report()
+        lost = scored & ~np.isfinite(losses)
+        if lost.any():
+            losses = np.where(lost, np.float32(np.inf), losses)
+            warn_of_lost_tokens(int(lost.sum()))
         log_probabilities = np.where(scored, -losses, np.nan)
         totals = np.where(scored, losses, 0.0).sum(axis=1, dtype="float64")
         with np.errstate(invalid="ignore", over="ignore"):
@@ -220,27 +247,36 @@ class Streaming:
         valid = ops.logical_and(valid, ops.logical_not(has_tokens))
         return join_state(block_state, features, valid, reset_rows(context, has_tokens))
 
-    def _read_rows(self, rows, state, mode="adapt", *, progress=False):
+    def _read_rows(self, rows, state, mode="adapt", *, watch=None, progress=False):
         """Losses [B, T] and where there is one, and the state after the last tokens."""
         room = self._check_context(rows, state)
-        return self._read_windows(rows, state, room, mode, progress)
+        return self._read_windows(rows, state, room, mode, watch=watch, progress=progress)
 
-    def _read_windows(self, rows, state, room, mode="adapt", progress=False):
+    def _read_windows(self, rows, state, room, mode="adapt", *, watch=None, progress=False):
         longest = max((row.size for row in rows), default=0)
         window = self.context_length or max(1, longest)
+        if window > _LONG and self.context_length is None and not self.body.keeps_context:
+            warnings.warn(
+                f"The body reads {window} tokens at once, at a cost that may grow with their "
+                "square: how many it was made for is not known. Give "
+                "FWLCausalLM(context_length=...).",
+                RuntimeWarning,
+                stacklevel=4,
+            )
         run = self._compiled(advance, mode=mode)
         empty = np.zeros((len(rows), 0), "float32")
         losses, scored = [empty], [empty.astype(bool)]
         starts = range(0, longest, window)
+        watch = Watch("ignore") if watch is None else watch
         for start in track(starts, "reading", disable=not progress or len(starts) < 2):
             width = min(window, longest - start)
             padded = min(round_up(width), self.context_length or NO_LIMIT, room - start)
             token_ids, padding_mask = pad_rows([row[start : start + width] for row in rows], padded)
-            loss, counted, state = run(
-                ops.convert_to_tensor(token_ids), ops.convert_to_tensor(padding_mask), state
-            )
-            losses.append(ops.convert_to_numpy(loss)[:, :width])
-            scored.append(ops.convert_to_numpy(counted)[:, :width])
+            tensors = ops.convert_to_tensor(token_ids), ops.convert_to_tensor(padding_mask)
+            found = run(*tensors, state, *watch.frozen)
+            losses.append(ops.convert_to_numpy(found.losses)[:, :width])
+            scored.append(ops.convert_to_numpy(found.scored)[:, :width])
+            state = watch.after(found, state)
         return (np.concatenate(losses, axis=1), np.concatenate(scored, axis=1)), state
 
     def _check_context(self, rows, state, more: int = 0) -> int:

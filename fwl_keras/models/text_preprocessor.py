@@ -21,6 +21,9 @@ class TextPreprocessor:
         start_token_id: id before the first token of a text; None: the tokeniser's `bos_id`.
         end_token_id: id behind its last token, which ends generation; None: its `eos_id`.
 
+    Attributes:
+        pad_token_id: the tokeniser's `pad_id`, which no text has: it fills up batches.
+
     Example:
         >>> tokenizer = SentencePieceTokenizer.train(texts, 1000)
         >>> lm = FWLCausalLM(body, block, preprocessor=TextPreprocessor(tokenizer))
@@ -36,6 +39,7 @@ class TextPreprocessor:
         self.tokenizer = tokenizer
         self.start_token_id = tokenizer.bos_id if start_token_id is None else start_token_id
         self.end_token_id = tokenizer.eos_id if end_token_id is None else end_token_id
+        self.pad_token_id = tokenizer.pad_id
 
     def get_config(self) -> dict:
         return {

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from fwl_keras.ops._shapes import ceil_div
+from fwl_keras.ops._shapes import ceil_div, maximum
 
 LOGITS_AT_ONCE = 2**22
 
@@ -31,7 +31,8 @@ def map_blocks(function, arrays, kernel, block_length=None):
     elif n <= length:
         return function(*arrays)
 
-    count = ceil_div(n, length)
+    # A replica of a last batch may have no token at all: its one block is padding.
+    count = maximum(1, ceil_div(n, length))
     padded = [_pad(x, count * length - n) for x in arrays]
 
     def block(i):

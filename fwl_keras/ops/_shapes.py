@@ -13,6 +13,11 @@ def minimum(a, b):
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else ops.minimum(a, b)
 
 
+def maximum(a, b):
+    """Larger of two lengths: an int when both are, else an integer tensor."""
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else ops.maximum(a, b)
+
+
 def split_chunks(x, count, length):
     """Cut [B, T, E] into [B, count, length, E], zeros appended where T falls short."""
     batch, total, width = ops.shape(x)

@@ -12,6 +12,7 @@ p = softmax(z), s = dz/da and l = -log p[label]:
 Both are differentiable once (the second is itself a gradient: DESIGN "second order").
 """
 
+import numpy as np
 from keras import ops
 
 from fwl_keras.ops._blocks import map_blocks
@@ -32,7 +33,7 @@ def cross_entropy(
         features: tensor [..., S]; logits are computed in this dtype, all else in float32.
         kernel: plain tensor [S, V] (not a variable).
         bias: plain tensor [V], or None.
-        labels: int tensor [...], ids in [0, V).
+        labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
         block_length: tokens whose logits exist at once; None: about 4 million logits.
         soft_cap: the logits' limit, approached by a hyperbolic tangent; None: no limit.
 
@@ -40,6 +41,7 @@ def cross_entropy(
         float32 tensor [...].
     """
     shape, (features, labels) = _flatten(features, labels)
+    labels, known = _known(labels, kernel)
 
     @ops.custom_gradient
     def apply(features, kernel, bias):
@@ -66,7 +68,8 @@ def cross_entropy(
 
         return nll, grad
 
-    return ops.reshape(apply(features, kernel, _bias_or_zeros(bias, kernel)), shape)
+    nll = apply(features, kernel, _bias_or_zeros(bias, kernel))
+    return ops.reshape(ops.where(known, nll, np.nan), shape)
 
 
 def cross_entropy_gradient(
@@ -84,7 +87,8 @@ def cross_entropy_gradient(
         features: tensor [..., S]; logits are computed in this dtype, all else in float32.
         kernel: plain tensor [S, V] (not a variable).
         bias: plain tensor [V], or None.
-        labels: int tensor [...], ids in [0, V).
+        labels: int tensor [...], ids in [0, V); any other makes its loss NaN, and its gradient too
+            where the weight is not 0.
         weights: float32 tensor [...]; where it is 0 the gradient is 0, whatever the features
             hold, and nothing flows back to features or weights.
         block_length: tokens whose logits exist at once; None: about 4 million logits.
@@ -94,6 +98,7 @@ def cross_entropy_gradient(
         float32 tensors: the gradient [..., S], and the unweighted negative log-likelihood [...].
     """
     shape, (features, labels, weights) = _flatten(features, labels, weights)
+    labels, known = _known(labels, kernel)
 
     @ops.custom_gradient
     def apply(features, kernel, bias, weights):
@@ -156,6 +161,9 @@ def cross_entropy_gradient(
         return (gradient, nll), grad
 
     gradient, nll = apply(features, kernel, _bias_or_zeros(bias, kernel), weights)
+    nll = ops.where(known, nll, np.nan)
+    harmless = ops.logical_or(known, ops.equal(weights, 0))
+    gradient = ops.where(harmless[:, None], gradient, np.nan)
     return ops.reshape(gradient, (*shape, ops.shape(gradient)[-1])), ops.reshape(nll, shape)
 
 
@@ -164,6 +172,12 @@ def _flatten(features, *arrays):
     shape = ops.shape(features)[:-1]
     flat = [ops.reshape(features, (-1, features.shape[-1]))]
     return shape, flat + [ops.reshape(x, (-1,)) for x in arrays]
+
+
+def _known(labels, kernel):
+    """Labels that can be looked up, and where they are what was given: ids in [0, V)."""
+    known = ops.logical_and(labels >= 0, labels < kernel.shape[1])
+    return ops.where(known, labels, 0), known
 
 
 def _bias_or_zeros(bias, kernel):

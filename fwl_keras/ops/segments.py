@@ -52,9 +52,7 @@ def cut_pieces(exists: Tensor, position: Tensor | None, length: int | None) -> P
         The cut, for `take_piece`.
     """
     total = ops.shape(exists)[1]
-    steps = ops.arange(total, dtype="int32")
-    order = ops.argsort(ops.where(exists, steps, steps + total), axis=1)
-    existing = ops.sum(ops.cast(exists, "int32"), axis=1)
+    order, existing = _order(exists)
     count, width = 1, total
     if length is not None:
         # The furthest a row can reach: one token short of a boundary, and every token exists.
@@ -65,7 +63,31 @@ def cut_pieces(exists: Tensor, position: Tensor | None, length: int | None) -> P
         position = ops.zeros_like(existing)
     elif length is not None:
         needed = ceil_div(ops.max(position + existing), length)
-    return Pieces(count, needed, width, ops.cast(order, "int32"), existing, position, length)
+    return Pieces(count, needed, width, order, existing, position, length)
+
+
+def close_holes(exists: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the existing tokens of each row go that they may stand first, in their order.
+
+    Args:
+        exists: bool tensor [B, T].
+
+    Returns:
+        order: int32 tensor [B, T], `gather_rows(x, order)` has the existing tokens first.
+        back: int32 tensor [B, T], which `gather_rows` of that brings each to its place again.
+        existing: int32 tensor [B], number of existing tokens.
+    """
+    order, existing = _order(exists)
+    back = ops.cumsum(ops.cast(exists, "int32"), axis=1) - 1
+    return order, ops.maximum(back, 0), existing
+
+
+def _order(exists):
+    """Row by row the places of existing tokens, then the others, and the number of the former."""
+    total = ops.shape(exists)[1]
+    steps = ops.arange(total, dtype="int32")
+    order = ops.argsort(ops.where(exists, steps, steps + total), axis=1)
+    return ops.cast(order, "int32"), ops.sum(ops.cast(exists, "int32"), axis=1)
 
 
 def take_piece(pieces: Pieces, k: int | Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,9 @@ from keras import ops
 
 from fwl_keras.ops._types import Tensor
 
+# The label of a position that is to predict nothing: neither in a sum nor in a count.
+IGNORE = -100
+
 
 def next_token_targets(
     token_ids: Tensor, padding_mask: Tensor | None = None

@@ -4,6 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# From this status on a row was answered, and there is something to say about it.
+FIRST_WARNING = 100
+
+
+def is_refusal(status):
+    """Whether a status, a number or an array of them, says that a row was refused."""
+    return (status != 0) & (status < FIRST_WARNING)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -15,7 +23,7 @@ class Score:
         total_log_probability: their sum.
         token_count: tokens that were predicted.
         perplexity: exp(-total_log_probability / token_count).
-        status: 0, or why the text was refused.
+        status: 0, or why the text was refused; from 100 on it was answered, with a warning.
         message: the same in words.
     """
 
@@ -35,7 +43,7 @@ class Written:
         text: the new text.
         token_count: its tokens.
         finish_reason: `"stop"` at the text's own end, `"length"` at the limit, or `"refused"`.
-        status: 0, or why the text was refused.
+        status: 0, or why the text was refused; from 100 on it was answered, with a warning.
         message: the same in words.
     """
 

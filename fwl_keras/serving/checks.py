@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from fwl_keras.serving.answers import FIRST_WARNING
+
 # Status of a row and its message; the first that applies counts.
 MESSAGES = {
     "": "",
@@ -20,6 +22,14 @@ MESSAGES = {
 }
 STATUS = {name: number for number, name in enumerate(MESSAGES)}
 
+# What is said about rows that are answered.
+WARNINGS = {
+    "diverged": (
+        "answered, but the fast weights diverged: they predict worse than the trained weights, by "
+        "more than a nat per token; begin with a fresh state"
+    ),
+}
+
 
 class RowChecks:
     """Collects what is wrong with each row of a request.
@@ -30,6 +40,7 @@ class RowChecks:
 
     def __init__(self, batch_size: tf.Tensor):
         self.status = tf.zeros([batch_size], tf.int32)
+        self._warning = tf.zeros([batch_size], tf.int32)
         self._limits = {}
 
     def refuse(self, name: str, rows: tf.Tensor, limit: int | None = None) -> None:
@@ -44,15 +55,30 @@ class RowChecks:
         first = tf.logical_and(rows, self.fine)
         self.status = tf.where(first, STATUS[name], self.status)
 
+    def warn(self, name: str, rows: tf.Tensor) -> None:
+        """Answer rows, and say something about them in `status`.
+
+        Args:
+            name: a key of WARNINGS.
+            rows: bool tensor [B].
+        """
+        number = FIRST_WARNING + list(WARNINGS).index(name)
+        self._warning = tf.where(rows, number, self._warning)
+
     @property
     def fine(self) -> tf.Tensor:
-        """Bool tensor [B], rows that nothing is wrong with."""
+        """Bool tensor [B], rows that are not refused."""
         return tf.equal(self.status, 0)
 
     def outputs(self) -> dict[str, tf.Tensor]:
-        """`status` int32 [B], 0 where the row is fine, and `message` string [B]."""
-        texts = [text.format(limit=self._limits.get(name)) for name, text in MESSAGES.items()]
-        return {"status": self.status, "message": tf.gather(tf.constant(texts), self.status)}
+        """`status` int32 [B], 0 where there is nothing to say, and `message` string [B]."""
+        refusals = [text.format(limit=self._limits.get(name)) for name, text in MESSAGES.items()]
+        warned = tf.logical_and(self.fine, self._warning > 0)
+        said = tf.gather(
+            tf.constant(list(WARNINGS.values())), tf.maximum(self._warning - FIRST_WARNING, 0)
+        )
+        message = tf.where(warned, said, tf.gather(tf.constant(refusals), self.status))
+        return {"status": tf.where(warned, self._warning, self.status), "message": message}
 
 
 def is_utf8(text: tf.Tensor) -> tf.Tensor:
@@ -69,13 +95,3 @@ def is_finite(state: dict[str, tf.Tensor]) -> tf.Tensor:
         if value.dtype.is_floating
     ]
     return tf.reduce_all(tf.stack(fine), axis=0)
-
-
-def keep_state(rows: tf.Tensor, state: dict, given: dict) -> dict[str, tf.Tensor]:
-    """The state where `rows` (bool tensor [B]) is true, the one given elsewhere."""
-
-    def choose(name, value):
-        chosen = tf.reshape(rows, [-1] + [1] * (value.shape.rank - 1))
-        return tf.where(chosen, value, given[name])
-
-    return {name: choose(name, value) for name, value in state.items()}

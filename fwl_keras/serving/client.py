@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fwl_keras.serving.answers import Score, Written, scores_of, written_of
+from fwl_keras.serving.answers import Score, Written, is_refusal, scores_of, written_of
 from fwl_keras.serving.grpc import GrpcTransport
 from fwl_keras.serving.rest import RestTransport
 from fwl_keras.serving.session import Session
@@ -170,7 +170,7 @@ class Client:
         outputs = self.call(signature, inputs)
         refused = [
             f"row {row}: {outputs['message'][row].decode()}"
-            for row in np.flatnonzero(outputs["status"])
+            for row in np.flatnonzero(is_refusal(outputs["status"]))
         ]
         if refused and self._strict:
             raise ValueError(f"`{signature}` refused {'; '.join(refused)}.")

@@ -1,15 +1,31 @@
 """Reading and writing in one graph, whatever the texts' lengths."""
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from fwl_keras.models.generation import write_tokens
 from fwl_keras.models.sampling import Sampling
-from fwl_keras.models.stepping import advance, join_state, split_state
+from fwl_keras.models.stepping import Advanced, advance, join_state, split_state
 
 
-def read_rows(
-    lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "adapt"
-) -> tuple[tf.Tensor, tf.Tensor, dict]:
+class Written(NamedTuple):
+    """What `write_rows` has done.
+
+    Attributes:
+        ids: int32 [B, (T)], what was written.
+        diverged: bool tensor [B], rows whose fast weights diverged on their prompts.
+        finite: bool tensor [B], rows in which all logits were finite.
+        state: the state after the last tokens.
+    """
+
+    ids: tf.RaggedTensor
+    diverged: tf.Tensor
+    finite: tf.Tensor
+    state: dict
+
+
+def read_rows(lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "adapt") -> Advanced:
     """Read texts in windows of the body's context.
 
     Args:
@@ -18,9 +34,6 @@ def read_rows(
         state: the model's state, without a context.
         window: tokens that the body reads at once.
         mode: as for `advance`.
-
-    Returns:
-        Losses float32 [B, T] in nats, bool [B, T] where there is one, and the state.
     """
     tokens, lengths = ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
     # At least one place, so that a batch of refused rows is a batch like any other.
@@ -28,23 +41,22 @@ def read_rows(
     batch, total = tf.unstack(tf.shape(tokens))
     there = tf.sequence_mask(lengths, total)
 
-    def read_window(start, losses, scored, state):
+    def read_window(start, losses, scored, diverged, state):
         stop = tf.minimum(start + window, total)
-        found, counted, state = advance(
-            lm, tokens[:, start:stop], there[:, start:stop], state, mode
-        )
+        found = advance(lm, tokens[:, start:stop], there[:, start:stop], state, mode=mode)
         around = [[0, 0], [start, total - stop]]
-        losses = losses + tf.pad(found, around)
-        scored = tf.logical_or(scored, tf.pad(counted, around))
-        return stop, losses, scored, state
+        losses = losses + tf.pad(found.losses, around)
+        scored = tf.logical_or(scored, tf.pad(found.scored, around))
+        return stop, losses, scored, tf.logical_or(diverged, found.diverged), found.state
 
-    _, losses, scored, state = tf.while_loop(
+    nothing = tf.zeros([batch, total], tf.bool)
+    _, *result = tf.while_loop(
         lambda start, *_: start < total,
         read_window,
-        (0, tf.zeros([batch, total]), tf.zeros([batch, total], tf.bool), state),
-        shape_invariants=_any_batch((0, *[tf.zeros([1, 1])] * 2, state)),
+        (0, tf.zeros([batch, total]), nothing, nothing[:, 0], state),
+        shape_invariants=_any_batch((0, *[tf.zeros([1, 1])] * 2, tf.zeros([1]), state)),
     )
-    return losses, scored, state
+    return Advanced(*result)
 
 
 def write_rows(
@@ -58,7 +70,7 @@ def write_rows(
     seeds: tf.Tensor,
     active: tf.Tensor,
     stop_token_ids: tuple[int, ...],
-) -> tuple[tf.RaggedTensor, dict]:
+) -> Written:
     """Read prompts and write on, every row by itself.
 
     Args:
@@ -71,18 +83,15 @@ def write_rows(
         seeds: uint32 tensor [B, 2].
         active: bool tensor [B], rows that write.
         stop_token_ids: ids that end a row.
-
-    Returns:
-        What was written, int32 [B, (T)], and the state after it.
     """
     lengths = tf.cast(ids.row_lengths(), tf.int32)
     whole = lengths // window * window
     tokens = ids.to_tensor()
     before = tf.RaggedTensor.from_tensor(tokens, whole)
-    state = tf.cond(
+    diverged, state = tf.cond(
         tf.reduce_any(whole > 0),
-        lambda: read_rows(lm, before, state, window)[2],
-        lambda: state,
+        lambda: tuple(read_rows(lm, before, state, window)[2:]),
+        lambda: (tf.zeros_like(state["pending_valid"]), state),
     )
 
     rest = lengths - whole
@@ -99,7 +108,7 @@ def write_rows(
     if lm.body.keeps_context:
         context = lm.body.initial_context(tf.shape(rest)[0], window)
     state = join_state(block_state, pending, valid, context)
-    _, _, state = advance(lm, tokens[:, :width], tf.sequence_mask(rest, width), state)
+    prompt = advance(lm, tokens[:, :width], tf.sequence_mask(rest, width), state)
 
     limits = rest + new_tokens
     places = {
@@ -110,14 +119,14 @@ def write_rows(
         "lengths": rest,
         "limits": limits,
     }
-    tokens, written, _, state = write_tokens(
+    tokens, written, _, finite, state = write_tokens(
         lm,
         places,
         seeds,
         tokens,
         tf.zeros_like(rest),
         tf.logical_not(active),
-        state,
+        prompt.state,
         draw=draw,
         stop_token_ids=stop_token_ids,
         adapt=lm.block.use_fast_weights,
@@ -125,7 +134,8 @@ def write_rows(
     )
     there = _between(rest, rest + written, longest)
     text = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(tokens, there), written)
-    return text, join_state(*split_state(state)[:3], {})
+    diverged = tf.logical_or(diverged, prompt.diverged)
+    return Written(text, diverged, finite, join_state(*split_state(state)[:3], {}))
 
 
 def _between(start, stop, width):

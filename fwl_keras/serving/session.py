@@ -2,12 +2,13 @@
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fwl_keras.serving.answers import Score, Written, scores_of, written_of
+from fwl_keras.serving.answers import Score, Written, is_refusal, scores_of, written_of
 
 if TYPE_CHECKING:
     from fwl_keras.serving.client import Client
@@ -93,7 +94,9 @@ class Session:
         outputs = self._client.call(signature, {**inputs, **self.state})
         # The status comes first: a refused row's state is none to go on from.
         status, message = int(outputs["status"][0]), outputs["message"][0].decode()
-        if status:
+        if is_refusal(status):
             raise ValueError(f"the text was refused: {message} (status {status}).")
+        if status:
+            warnings.warn(f"{message} (status {status}).", RuntimeWarning, stacklevel=3)
         self.state = {name: outputs[name] for name in self.state}
         return outputs

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from fwl_keras.models.sampling import Sampling
 from fwl_keras.models.stepping import next_logits
-from fwl_keras.ops.reset_rows import reset_rows
-from fwl_keras.serving.checks import RowChecks, is_finite, keep_state
+from fwl_keras.ops.reset_rows import reset_rows, select_rows
+from fwl_keras.serving.checks import RowChecks, is_finite
 from fwl_keras.serving.options import ServingOptions
 from fwl_keras.serving.reading import read_rows, write_rows
 from fwl_keras.serving.text import GraphTokenizer, keep_rows, prepend
@@ -130,13 +130,13 @@ class Signatures:
     def _score_from(self, inputs):
         checks, given = self._given(inputs)
         outputs, state = self._score_text(inputs, given, checks)
-        return {**outputs, **keep_state(checks.fine, state, given)}
+        return {**outputs, **select_rows(checks.fine, state, given)}
 
     def _score_text(self, inputs, state, checks):
         ids = self.tokenizer.encode(inputs["text"], checks)
         begins = self._begins(ids, state)
         losses, scored, state = self._read_ids(
-            prepend(ids, self.tokenizer.start_token_id, begins), state
+            prepend(ids, self.tokenizer.start_token_id, begins), state, checks
         )
         # Row by row without the start token's own place.
         shift = tf.cast(begins, tf.int32) * (self.tokenizer.start_token_id is not None)
@@ -150,7 +150,7 @@ class Signatures:
     def _score_tokens(self, inputs):
         checks, state = self._fresh(inputs["lengths"])
         ids = self.tokenizer.check_ids(inputs["token_ids"], inputs["lengths"], checks)
-        losses, scored, state = self._read_ids(ids, state)
+        losses, scored, state = self._read_ids(ids, state, checks)
         return self._scores(losses, scored, ids, state, checks)
 
     def _scores(self, losses, scored, ids, state, checks):
@@ -179,10 +179,11 @@ class Signatures:
         checks, given = self._given(inputs)
         ids = self.tokenizer.encode(inputs["text"], checks)
         begins = self._begins(ids, given)
-        _, _, state = self._read_ids(prepend(ids, self.tokenizer.start_token_id, begins), given)
+        ids_read = prepend(ids, self.tokenizer.start_token_id, begins)
+        _, _, state = self._read_ids(ids_read, given, checks)
         checks.refuse("overflow", tf.logical_not(is_finite(state)))
         count = tf.where(checks.fine, tf.cast(ids.row_lengths(), tf.int32), 0)
-        state = keep_state(checks.fine, state, given)
+        state = select_rows(checks.fine, state, given)
         return {"token_count": count, **state, **checks.outputs()}
 
     def _generate(self, inputs):
@@ -193,7 +194,7 @@ class Signatures:
     def _generate_from(self, inputs):
         checks, given = self._given(inputs)
         outputs, state = self._write(inputs, given, checks, given["pending_valid"])
-        return {**outputs, **keep_state(checks.fine, state, given)}
+        return {**outputs, **select_rows(checks.fine, state, given)}
 
     def _write(self, inputs, state, checks, may_be_empty):
         ids = self.tokenizer.encode(inputs["text"], checks, may_be_empty)
@@ -215,7 +216,7 @@ class Signatures:
             top_p=tf.where(fine, top_p, 1.0),
         )
         seed = tf.cast(tf.where(fine, seed, 0), tf.uint32)
-        written, state = write_rows(
+        found = write_rows(
             self._lm,
             ids,
             state,
@@ -226,8 +227,11 @@ class Signatures:
             active=fine,
             stop_token_ids=self.tokenizer.end_token_ids,
         )
+        written, state = found.ids, found.state
+        checks.warn("diverged", found.diverged)
         # Logits overflow before the state does.
         finite = tf.reduce_all(tf.math.is_finite(next_logits(self._lm, state)), axis=1)
+        finite = tf.logical_and(finite, found.finite)
         checks.refuse("overflow", tf.logical_not(tf.logical_and(finite, is_finite(state))))
         fine = checks.fine
         written = keep_rows(written, fine)
@@ -256,8 +260,10 @@ class Signatures:
         ids = self.tokenizer.check_ids(inputs["token_ids"], inputs["lengths"], checks)
         return {"text": self.tokenizer.decode(ids), **checks.outputs()}
 
-    def _read_ids(self, ids, state):
-        return read_rows(self._lm, ids, state, self._window)
+    def _read_ids(self, ids, state, checks):
+        found = read_rows(self._lm, ids, state, self._window)
+        checks.warn("diverged", found.diverged)
+        return found.losses, found.scored, found.state
 
     def _begins(self, ids, state):
         """Bool tensor [B], rows whose first token is the first of a text."""
