@@ -30,7 +30,7 @@ class Codec:
     Args:
         preprocessor: TextPreprocessor or KerasHub preprocessor, or None: then texts are refused.
         vocab_size: number of ids V.
-        pad_token_id: id that fills up rows of an array [B, T], or None.
+        pad_token_id: id that is no token wherever it stands, or None.
     """
 
     def __init__(self, preprocessor, vocab_size: int, pad_token_id: int | None):
@@ -43,7 +43,7 @@ class Codec:
 
         Args:
             inputs: a text or a list of texts; or token ids: a vector, a list of vectors, an int
-                array [B, T] (filled up with the pad token, if there is one), or a dict of
+                array [B, T], from which the pad token is taken out, if there is one; or a dict of
                 `token_ids` and `padding_mask`.
             name: the argument's name, for errors.
 
@@ -57,10 +57,9 @@ class Codec:
         if _is_array(inputs) and np.asarray(inputs).dtype.kind in "iu":
             ids = np.asarray(inputs)
             if ids.ndim == 1:
-                return Rows([self._check(ids, name)], False, True)
+                return Rows([self._row(ids, name)], False, True)
             if ids.ndim == 2:
-                rows = [self._check(_trim(row, self.pad_token_id), name) for row in ids]
-                return Rows(rows, False, False)
+                return Rows([self._row(row, name) for row in ids], False, False)
         inputs = list(inputs) if isinstance(inputs, Sequence | np.ndarray) else inputs
         if not isinstance(inputs, list):
             raise ValueError(
@@ -71,8 +70,8 @@ class Codec:
         if all(isinstance(one, str | bytes) for one in inputs):
             return Rows(self.encode(inputs), True, False)
         if all(isinstance(one, int | np.integer) for one in inputs):
-            return Rows([self._check(np.asarray(inputs), name)], False, True)
-        return Rows([self._check(_vector(one, name), name) for one in inputs], False, False)
+            return Rows([self._row(np.asarray(inputs), name)], False, True)
+        return Rows([self._row(_vector(one, name), name) for one in inputs], False, False)
 
     def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """Token ids of texts, int32 [T_i], without start and end tokens."""
@@ -145,6 +144,10 @@ class Codec:
             )
         return [self._check(row[m], name) for row, m in zip(ids, mask, strict=True)]
 
+    def _row(self, ids, name):
+        """A row's tokens, without padding."""
+        return self._check(ids if self.pad_token_id is None else ids[ids != self.pad_token_id], name)
+
     def _check(self, ids, name):
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
@@ -167,11 +170,3 @@ def _vector(row, name):
             f"element of shape {row.shape} and dtype {row.dtype}."
         )
     return row.astype("int64")
-
-
-def _trim(row, pad_token_id):
-    """A row without the padding at its end."""
-    if pad_token_id is None:
-        return row
-    there = np.nonzero(row != pad_token_id)[0]
-    return row[: there[-1] + 1] if there.size else row[:0]

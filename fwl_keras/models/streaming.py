@@ -255,7 +255,8 @@ class Streaming:
     def _read_windows(self, rows, state, room, mode="adapt", *, watch=None, progress=False):
         longest = max((row.size for row in rows), default=0)
         window = self.context_length or max(1, longest)
-        if window > _LONG and self.context_length is None and not self.body.keeps_context:
+        recurrent = hasattr(self.backbone, "initial_context")
+        if window > _LONG and self.context_length is None and not recurrent:
             warnings.warn(
                 f"The body reads {window} tokens at once, at a cost that may grow with their "
                 "square: how many it was made for is not known. Give "

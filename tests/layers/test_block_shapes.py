@@ -235,27 +235,49 @@ def test_numpy_arrays_are_as_good_as_tensors():
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
-def test_ids_outside_the_vocabulary_in_a_graph_are_weightless(mode):
+def test_ids_outside_the_vocabulary_in_a_graph_are_never_plausible(mode):
+    """Behind such a label a row predicts nothing; other rows are not touched."""
+    rng = np.random.default_rng(6)
+    block = random_block(rng, segment_length=4)
+    arguments = random_batch(rng, block, 4, 9, masked=False)
+    arguments["weights"][:] = 1
+    labels = arguments["labels"].astype(np.int32)
+    at = [2, 3, 8]
+    labels[[1, 2, 3], at] = [-1, 7, 2**31 - 1]
+    call = caller(block, mode)
+    expected, expected_state = call(arguments)
+    logits, state = call(arguments | {"labels": labels})
+    assert_close(logits[0], expected[0], 1e-6)
+    for row, place in enumerate(at, start=1):
+        assert np.isnan(logits[row, place + 1 :]).all()
+    for name, value in state.items():
+        np.testing.assert_allclose(value[0], expected_state[name][0], rtol=1e-5, atol=1e-6)
+    sums = state["anchor_gamma"] + state["running_gamma"]
+    assert np.isnan(sums[1:]).any(axis=1).all()
+    losses = read(block, arguments | {"labels": labels}, mode, return_state=False, output="loss")
+    assert np.isfinite(losses["loss"][0]).all()
+    for row, place in enumerate(at, start=1):
+        assert np.isnan(losses["loss"][row, place:]).all()
+        assert np.isnan(losses["slow_loss"][row, place])
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_the_ignored_label_is_weight_zero(mode):
+    """-100 takes no step and has no loss, whatever weight it was given."""
     rng = np.random.default_rng(6)
     block = random_block(rng, segment_length=4)
     arguments = random_batch(rng, block, 2, 7, masked=False)
-    outside = rng.random((2, 7)) < 0.3
-    labels = np.where(outside, rng.choice([-1, 7, 2**31 - 1, -100], (2, 7)), arguments["labels"])
+    ignored = rng.random((2, 7)) < 0.3
+    labels = np.where(ignored, -100, arguments["labels"]).astype(np.int32)
+    weights = np.where(ignored, 0, arguments["weights"]).astype(np.float32)
     call = caller(block, mode)
-    logits, state = call(arguments | {"labels": labels.astype(np.int32)})
-    weights = np.where(outside, 0, arguments["weights"]).astype(np.float32)
+    logits, state = call(arguments | {"labels": labels})
     expected, expected_state = call(arguments | {"weights": weights})
     assert_close(logits, expected, 1e-6)
     assert_states_close(state, expected_state, 1e-6)
-    losses = read(
-        block,
-        arguments | {"labels": labels.astype(np.int32)},
-        mode,
-        return_state=False,
-        output="loss",
-    )
+    losses = read(block, arguments | {"labels": labels}, mode, return_state=False, output="loss")
     for loss in losses.values():
-        np.testing.assert_array_equal(loss == 0, outside)
+        np.testing.assert_array_equal(np.asarray(loss) == 0, ignored)
 
 
 def test_bfloat16_keeps_its_sums_in_float32():
