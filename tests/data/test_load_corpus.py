@@ -88,7 +88,6 @@ def test_stdlib_leaves_out_what_is_not_text(monkeypatch, tmp_path):
     for number in range(12):
         (tmp_path / f"m{number}.py").write_bytes(b"x = %d\r\n" % number)
     (tmp_path / "latin.py").write_bytes("# -*- coding: latin-1 -*-\n# é\n".encode("latin-1"))
-    (tmp_path / "sign.py").write_text("'\u2581'\n", "utf-8")
     (tmp_path / "empty.py").write_text("\n")
     (tmp_path / "_sysconfigdata__linux.py").write_text("prefix = '/usr'\n")
     for directory in ("site-packages", "test", "unittest/test", "pydoc_data", "config-3.11"):
