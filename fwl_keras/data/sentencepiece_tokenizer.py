@@ -391,8 +391,9 @@ def _drop_unlearnable(chunks: list[str], limit: int) -> list[str]:
     ranked = sorted(counts, key=lambda character: (-counts[character], character))
     cut = re.compile(f"[{re.escape(_UNLEARNABLE + ''.join(ranked[limit:]))}]+")
     kept = [part for chunk in chunks for part in cut.split(chunk) if part]
-    # It wants some text, and learns nothing from this.
-    return kept or [" "]
+    # The trainer's iterator takes line ends off: NUL, which it learns nothing from, keeps them.
+    # It wants some text, and learns nothing from a space either.
+    return [f"{part}\0" if part.endswith(("\n", "\r")) else part for part in kept] or [" "]
 
 
 def _groups(texts: list[str]) -> list[list[str]]:

@@ -84,14 +84,15 @@ def characters_seen(texts, vocab_size, capfd, monkeypatch):
 @pytest.mark.parametrize(
     ("texts", "learnable"),
     [
-        ([CODE], len(CODE.rstrip())),
+        ([CODE], len(CODE)),
+        (["\r\n", "one line\n" * 3, "a\n\n"], 32),
         ([f"ab{UNKNOWN}cd", "xyz"], 7),
-        ([CODE, UNKNOWN + ("a word " * 3000) + UNKNOWN], len(CODE.rstrip()) + 21_000),
+        ([CODE, UNKNOWN + ("a word " * 3000) + UNKNOWN], len(CODE) + 21_000),
         ([f"ab{SPACE}c\0\0d{UNKNOWN}{SPACE}e"], 5),
         # Four bytes each: the longest chunk that there is.
-        (["\N{GRINNING FACE}" * 25_000], 25_000),
+        (["\N{GRINNING FACE}" * 9_999 + "\n" + "\N{GRINNING FACE}" * 15_000], 25_000),
     ],
-    ids=["code", "one sign", "long", "all signs", "four bytes"],
+    ids=["code", "line ends", "one sign", "long", "all signs", "four bytes"],
 )
 def test_the_trainer_sees_all_text_but_the_signs(texts, learnable, capfd, monkeypatch):
     assert characters_seen(texts, 400, capfd, monkeypatch) == learnable
