@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fwl_keras.data.corpus import Corpus
-from fwl_keras.data.files import SUFFIXES, load_path
+from fwl_keras.data.files import SUFFIXES, existing_path, load_path
 from fwl_keras.data.python_stdlib import load_python_stdlib
 from fwl_keras.data.splits import check_fractions
 from fwl_keras.data.wikitext import download_wikitext
@@ -57,9 +57,9 @@ def load_corpus(
         return load_python_stdlib(valid_fraction, test_fraction)
     if name_or_path in CORPUS_NAMES:
         return download_wikitext(name_or_path, cache_dir)
-    path = Path(name_or_path).expanduser()
     # An empty name is a mistake, though Path takes it for the current directory.
-    if name_or_path == "" or not path.exists():
+    path = None if name_or_path == "" else existing_path(name_or_path, "name_or_path")
+    if path is None:
         raise ValueError(
             f"name_or_path={str(name_or_path)!r} is neither a corpus nor an existing path; give "
             f"one of {', '.join(CORPUS_NAMES)}, a {', '.join(SUFFIXES)} file, or a directory of "

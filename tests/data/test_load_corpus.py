@@ -363,7 +363,7 @@ def test_directory_of_files(tmp_path):
         ("a.txt.gz", gzip.compress(b"text" * 99, mtime=0)[:-12], r"a\.txt\.gz cannot be read"),
         ("a.jsonl", b"", r"a\.jsonl.*no text"),
         ("a.jsonl", b'{"text": "a"}\n{"te', r"a\.jsonl, line 2: not JSON"),
-        ("a.jsonl", b"\n[1]\n", r"a\.jsonl, line 2: a JSON object is needed, not list"),
+        ("a.jsonl", b"\n[1]\n", r"a\.jsonl, line 2: a JSON object is needed, not an array"),
         ("a.jsonl", b'{"body": "a", "id": 1}', r"line 1: text_field='text'.*\['body', 'id'\]"),
         ("a.jsonl", b'{"text": 5}', r"line 1: text_field='text' is not a string"),
         ("a.jsonl", b'{"text": "\\ud800"}', r"line 1: .*surrogate"),
