@@ -274,7 +274,7 @@ def train(
     elif corpus is None and begin_from is None:
         _fail("name a text to train on, for example: fwl-keras train my_book.txt")
     else:
-        name = f"{begin_from.name}-on" if corpus is None else _short_name(corpus)
+        name = _short_name(f"{begin_from.name}-on" if corpus is None else corpus)
         directory = to or _default_directory(name)
     with _reported(console, debug, f"fwl-keras train --resume {directory}", directory):
         if resume is None:

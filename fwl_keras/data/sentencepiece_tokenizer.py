@@ -1,7 +1,6 @@
 """SentencePiece tokeniser that gives back every text exactly."""
 
 import contextlib
-import functools
 import io
 import itertools
 import os
@@ -83,7 +82,9 @@ class SentencePieceTokenizer:
     def __init__(self, proto: bytes) -> None:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
-        except RuntimeError as error:
+            self._bytes_of_id = [self._bytes_of(one) for one in range(self.vocab_size)]
+        # Pieces may be no UTF-8, and are quoted in the library's own errors.
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"proto ({len(proto)} bytes) is not a SentencePiece model: {error}; train one with "
                 "SentencePieceTokenizer.train"
@@ -98,8 +99,11 @@ class SentencePieceTokenizer:
         self._sign_ids = [self._processor.piece_to_id(piece) for piece in SPACE_SIGN_PIECES]
         # The ids' own bytes, too: a space put before the text would be taken off again.
         ids = self._processor.encode(_PROBE)
-        found = {self._processor.decode(ids).encode(), b"".join(map(self._bytes_of, ids))}
-        if found != {_PROBE.encode()} or not all(map(self._processor.is_byte, self._sign_ids)):
+        found = {self._processor.decode(ids).encode(), b"".join(self.token_bytes(ids))}
+        faithful = found == {_PROBE.encode()} and all(map(self._processor.is_byte, self._sign_ids))
+        # Special ids are no text, and no piece of text has a special type, or it would disappear.
+        special = [one for one, piece in enumerate(self._bytes_of_id) if not piece]
+        if not faithful or special != [self.pad_id, self.unk_id, self.bos_id, self.eos_id]:
             raise ValueError(
                 f"proto ({len(proto)} bytes) changes texts, such as {_PROBE!r}; it is damaged or "
                 "was made for another purpose; train one with SentencePieceTokenizer.train"
@@ -306,10 +310,6 @@ class SentencePieceTokenizer:
             ValueError: An id is out of range.
         """
         return [self._bytes_of_id[one] for one in self._checked(ids)]
-
-    @functools.cached_property
-    def _bytes_of_id(self) -> list[bytes]:
-        return [self._bytes_of(one) for one in range(self.vocab_size)]
 
     def _bytes_of(self, one: int) -> bytes:
         piece = self._processor.id_to_piece(one)

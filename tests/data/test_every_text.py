@@ -99,7 +99,7 @@ def test_the_trainer_sees_all_text_but_the_signs(texts, learnable, capfd, monkey
 
 
 def test_a_sign_does_not_keep_its_surroundings_from_being_learned():
-    plain, signs = ["wordy words\n" * 90], [f"wordy words{UNKNOWN}" * 90]
+    plain, signs = ["wordy words"] * 90, [f"wordy words{UNKNOWN}" * 90]
     for texts in (plain, signs):
         tokenizer = SentencePieceTokenizer.train(texts, 300)
         assert len(tokenizer.encode("wordy words")) == 2
@@ -125,14 +125,23 @@ def test_text_of_signs_alone_can_be_trained_on(text):
         lambda model: setattr(model.normalizer_spec, "add_dummy_prefix", True),
         lambda model: setattr(model.normalizer_spec, "remove_extra_whitespaces", True),
         lambda model: [model.pieces.pop() for _ in range(len(model.pieces) - 260)],
+        lambda model: setattr(model.pieces[270], "type", 3),
     ],
-    ids=["prefix", "spaces removed", "no sign for a space"],
+    ids=["prefix", "spaces removed", "no sign for a space", "a control piece"],
 )
 def test_a_model_that_changes_texts_is_an_error(tokenizer, damage):
     model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.proto)
     damage(model)
     with pytest.raises(ValueError, match=r"^proto \(\d+ bytes\) changes texts.*train one with"):
         SentencePieceTokenizer(model.SerializeToString())
+
+
+@pytest.mark.parametrize("place", [b"<0x05>", b"return"], ids=["a byte", "a piece"])
+def test_a_model_whose_pieces_are_no_utf8_is_an_error(tokenizer, place):
+    damaged = tokenizer.proto.replace(place, b"\xbc" + place[1:])
+    with pytest.raises(ValueError, match=r"^proto .* is not a SentencePiece model: ") as error:
+        SentencePieceTokenizer(damaged)
+    assert type(error.value) is ValueError
 
 
 def test_a_model_that_normalises_is_an_error():
