@@ -391,7 +391,9 @@ def generate(
         _fail("there is nothing to begin with: give --prompt TEXT, or --read FILE to go on from")
     with _reported(console, debug):
         if prompt == "-":
-            prompt = sys.stdin.read()
+            from fwl_keras.data.decode import decode_text
+
+            prompt = decode_text(Path("standard input"), sys.stdin.buffer.read())
         with _quiet_frameworks():
             from fwl_keras.runs.write import Writing, make_sampler
         writing = Writing(

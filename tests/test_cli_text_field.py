@@ -67,6 +67,15 @@ class _Model:
         self.tokenizer = None
 
 
+def test_a_prompt_that_is_no_text_is_one_line(invoke, tmp_path, monkeypatch):
+    given = {"input": "a prompt".encode("utf-16")}
+    result = CliRunner().invoke(app, ["generate", str(tmp_path), "--prompt", "-"], **given)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: standard input is UTF-16, by its byte order mark")
+    result = CliRunner().invoke(app, ["generate", str(tmp_path), "--prompt", "-"], input="fine")
+    assert "is not a run" in result.stderr
+
+
 def test_a_run_remembers_its_field(invoke, records, tmp_path, monkeypatch):
     monkeypatch.setattr("fwl_keras.runs.train.train", stop)
     words = ("train", records, "--text-field", "body", "--preset", "tiny", "--to", "run")

@@ -97,6 +97,7 @@ def load_documents(path: str | Path, text_field: str = "text") -> list[Document]
         >>> load_documents("book.txt")[0].name  # doctest: +SKIP
         'book.txt'
     """
+    check_text_field(text_field)
     found = existing_path(path, "path")
     if found is None:
         raise ValueError(f"path={str(path)!r} does not exist; give a file or a directory of texts")
@@ -257,6 +258,14 @@ def _read_bytes(file: Path) -> bytes:
         ) from error
 
 
+def check_text_field(text_field: str) -> None:
+    """Raises a ValueError unless it can be the name of a field."""
+    if not isinstance(text_field, str):
+        raise ValueError(
+            f"text_field must be a str, the name of a field; received text_field={text_field!r}"
+        )
+
+
 def existing_path(path: str | Path, argument: str) -> Path | None:
     """Returns a path, `~` written out, or None where there is nothing.
 
@@ -272,11 +281,12 @@ def existing_path(path: str | Path, argument: str) -> Path | None:
         found.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    # No permission; no such user; a path that goes round in circles, is too long, or has a NUL.
-    except (OSError, RuntimeError, ValueError) as error:
+    # No permission; no such user; a path that goes round in circles, is too long, or is none.
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        given = str(path) if isinstance(path, Path) else path
         raise ValueError(
-            f"{argument}={str(path)!r} cannot be read: {error}; give another path, or see to it "
-            "that it may be read"
+            f"{argument}={given!r} cannot be read: {error}; give another path, or see to it that "
+            "it may be read"
         ) from error
     return found
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fwl_keras.data.corpus import Corpus
-from fwl_keras.data.files import SUFFIXES, existing_path, load_path
+from fwl_keras.data.files import SUFFIXES, check_text_field, existing_path, load_path
 from fwl_keras.data.python_stdlib import load_python_stdlib
 from fwl_keras.data.splits import check_fractions
 from fwl_keras.data.wikitext import download_wikitext
@@ -25,7 +25,7 @@ def load_corpus(
       machine; a document is a module.
     - `"wikitext-2"`, `"wikitext-103"`: downloaded once and checked; a document is an article.
     - a `.txt` file (one document), a `.jsonl` file (a document a line), `.gz` of both, or a
-      directory of them. A directory with `train.txt`, `valid.txt`, `test.txt` or with
+      directory of them (links to other directories are not followed). A directory with `train.txt`, `valid.txt`, `test.txt` or with
       `wiki.train.tokens`, ... keeps these splits, and articles in it are documents.
 
     Ten documents or more are split by a hash of their name (modules) or text (files). Fewer, a
@@ -45,14 +45,15 @@ def load_corpus(
 
     Raises:
         ValueError: An unknown corpus, a file that is unreadable, empty or not UTF-8, a record
-            without text, too little text to split, or a download that failed. The message says
-            which, where, and what to do.
+            without text in `text_field`, too little text to split, or a download that failed. The
+            message says which, where, and what to do.
 
     Example:
         >>> corpus = load_corpus("python-stdlib")
         >>> print(corpus.describe())  # doctest: +SKIP
     """
     check_fractions(valid_fraction, test_fraction)
+    check_text_field(text_field)
     if name_or_path == "python-stdlib":
         return load_python_stdlib(valid_fraction, test_fraction)
     if name_or_path in CORPUS_NAMES:

@@ -118,6 +118,13 @@ def test_text_field_names_another_field(tmp_path):
     assert "text_field='title' is not a field" in message_of(path, text_field="title")
 
 
+def test_a_text_field_that_is_no_name_is_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' * 20)
+    for read in (load_corpus, load_documents):
+        with pytest.raises(ValueError, match=r"text_field must be a str.*received text_field=\['"):
+            read(tmp_path / "a.jsonl", text_field=["text"])
+
+
 def test_suffixes_may_be_capital_letters(tmp_path):
     for name, data in (
         ("A.TXT", b"one"),
@@ -138,6 +145,7 @@ def test_suffixes_may_be_capital_letters(tmp_path):
     [
         ("x" * 5000, "cannot be read: .*too long"),
         ("a\0b.txt", "cannot be read: .*null"),
+        (None, "=None cannot be read"),
         ("~no_such_user_at_all/a.txt", "cannot be read: .*home"),
         ("{tmp}/loop", "cannot be read: .*symbolic links"),
     ],
@@ -146,7 +154,7 @@ def test_paths_that_can_be_none(tmp_path, name, message):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for read in (load_corpus, load_documents):
         with pytest.raises(ValueError, match=message):
-            read(name.format(tmp=tmp_path))
+            read(name and name.format(tmp=tmp_path))
 
 
 def test_a_directory_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
