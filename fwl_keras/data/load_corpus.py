@@ -25,8 +25,9 @@ def load_corpus(
       machine; a document is a module.
     - `"wikitext-2"`, `"wikitext-103"`: downloaded once and checked; a document is an article.
     - a `.txt` file (one document), a `.jsonl` file (a document a line), `.gz` of both, or a
-      directory of them (links to other directories are not followed). A directory with `train.txt`, `valid.txt`, `test.txt` or with
-      `wiki.train.tokens`, ... keeps these splits, and articles in it are documents.
+      directory of them (links to other directories are not followed). A directory with
+      `train.txt`, `valid.txt`, `test.txt` or with `wiki.train.tokens`, ... keeps these splits, and
+      articles in it are documents.
 
     Ten documents or more are split by a hash of their name (modules) or text (files). Fewer, a
     single book for instance, are each cut at the end of a paragraph, line or word: the first part
