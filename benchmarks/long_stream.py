@@ -35,7 +35,8 @@ RESAMPLES = 2000
 
 def held_out_documents(run: RunDirectory) -> list[np.ndarray]:
     """Token ids of every held-out document, each with the end mark."""
-    corpus = load_corpus(RunConfig.load(run.config).corpus)
+    config = RunConfig.load(run.config)
+    corpus = load_corpus(config.corpus, text_field=config.text_field)
     tokenizer = SentencePieceTokenizer.load(run.tokenizer)
     texts = [d.text for d in (*corpus.valid, *corpus.test)]
     return [token_stream([ids], eos_id=tokenizer.eos_id) for ids in tokenizer.encode(texts)]

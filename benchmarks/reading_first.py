@@ -173,7 +173,8 @@ def main() -> None:
     models = {name: load_run_model(args.quickstart / name) for name in (FAST, BASELINE)}
     for lm in models.values():
         lm.compile(sampler="greedy")
-    corpus = load_corpus(RunConfig.load(run.config).corpus)
+    config = RunConfig.load(run.config)
+    corpus = load_corpus(config.corpus, text_field=config.text_field)
     tokenizer = models[FAST].preprocessor.tokenizer
     documents = tokenizer.encode_arrays([d.text for d in (*corpus.valid, *corpus.test)])
     pairs = halves(documents)[: args.documents]

@@ -145,7 +145,8 @@ def main() -> None:
     from fwl_keras.serving.export import ABOUT
 
     run = RunDirectory.open(args.quickstart / FAST)
-    text = load_corpus(RunConfig.load(run.config).corpus).valid
+    config = RunConfig.load(run.config)
+    text = load_corpus(config.corpus, text_field=config.text_field).valid
     text = max((document.text for document in text), key=len)
     console = Console()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,10 @@
 """Fast Weight Layers for Keras: language models that adapt to the text they are reading."""
 
+import importlib
+import pkgutil
 import sys
 from pathlib import PurePath
+from types import ModuleType
 
 __version__ = "0.1.0"
 
@@ -13,3 +16,22 @@ if PurePath((getattr(sys, "argv", None) or [""])[0]).name != "fwl-keras":
     from fwl_keras.ops import next_token_targets
 
     __all__ = ["FWLBlock", "FWLCausalLM", "next_token_targets"]
+
+_SUBMODULES = ("callbacks", "data", "evaluation", "layers", "models", "ops", "serving")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports a part of the package when it is first asked for."""
+    if name in _SUBMODULES:
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            # Not where another library is missing, which the error names.
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    there = {module.name for module in pkgutil.iter_modules(__path__)}
+    return sorted({*globals(), *there.intersection(_SUBMODULES)})

@@ -80,6 +80,14 @@ class Sampler(StrEnum):
     top_p = "top_p"
 
 
+TextField = Annotated[
+    str | None,
+    typer.Option(
+        "--text-field",
+        help="Field of a .jsonl file's records that holds the text. Default: text, or the run's.",
+        show_default=False,
+    ),
+]
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show where in the program an error came from.")
 ]
@@ -130,6 +138,7 @@ def train(
             show_default=False,
         ),
     ] = None,
+    text_field: TextField = None,
     preset: Annotated[
         Preset | None,
         typer.Option(help="Size of model and training. Default: small.", show_default=False),
@@ -226,6 +235,7 @@ def train(
     """
     console = Console()
     choices = {
+        "text_field": text_field,
         "steps": steps,
         "seed": seed,
         "vocab_size": vocab_size,
@@ -255,7 +265,7 @@ def train(
         given = [
             f"--{name.replace('_', '-')}" for name, value in choices.items() if value is not None
         ]
-        given += ["CORPUS"] * bool(corpus) + ["--to"] * bool(to) + ["--baseline"] * baseline
+        given += ["CORPUS"] * (corpus is not None) + ["--to"] * bool(to) + ["--baseline"] * baseline
         given += ["--one-segment"] * one_segment + ["--preset"] * (preset is not None)
         given += ["--from"] * (begin_from is not None)
         if given:
@@ -264,7 +274,8 @@ def train(
     elif corpus is None and begin_from is None:
         _fail("name a text to train on, for example: fwl-keras train my_book.txt")
     else:
-        directory = to or _default_directory(_short_name(corpus or f"{begin_from.name}-on"))
+        name = _short_name(f"{begin_from.name}-on" if corpus is None else corpus)
+        directory = to or _default_directory(name)
     with _reported(console, debug, f"fwl-keras train --resume {directory}", directory):
         if resume is None:
             _check_new(directory)
@@ -300,6 +311,7 @@ def evaluate(
     corpus: Annotated[
         str | None, typer.Option(help="Another text than the run's own: a name or a path.")
     ] = None,
+    text_field: TextField = None,
     split: Annotated[Split, typer.Option(help="Which held-out part of it.")] = Split.valid,
     stream: Annotated[
         bool,
@@ -319,7 +331,14 @@ def evaluate(
     with _reported(console, debug):
         with _quiet_frameworks():
             from fwl_keras.runs.evaluate import evaluate_run
-        result = evaluate_run(run, corpus=corpus, split=split.value, stream=stream, progress=True)
+        result = evaluate_run(
+            run,
+            corpus=corpus,
+            text_field=text_field,
+            split=split.value,
+            stream=stream,
+            progress=True,
+        )
         console.print(_evaluation_table(result))
 
 
@@ -333,6 +352,7 @@ def generate(
         list[Path] | None,
         typer.Option(help="Read this file first; may be given again. The text goes on from it."),
     ] = None,
+    text_field: TextField = "text",
     passes: Annotated[int, typer.Option(help="How often to read the files.")] = 1,
     max_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 200,
     sampler: Annotated[Sampler, typer.Option(help="How tokens are drawn.")] = Sampler.top_p,
@@ -371,7 +391,9 @@ def generate(
         _fail("there is nothing to begin with: give --prompt TEXT, or --read FILE to go on from")
     with _reported(console, debug):
         if prompt == "-":
-            prompt = sys.stdin.read()
+            from fwl_keras.data.decode import decode_text
+
+            prompt = decode_text(Path("standard input"), sys.stdin.buffer.read())
         with _quiet_frameworks():
             from fwl_keras.runs.write import Writing, make_sampler
         writing = Writing(
@@ -384,6 +406,7 @@ def generate(
             seed=seed,
             freeze=freeze,
             console=console,
+            text_field=text_field,
         )
         last = ""
         for piece in writing:
@@ -406,6 +429,7 @@ def score(
             show_default=False,
         ),
     ],
+    text_field: TextField = "text",
     against: Annotated[
         Path | None,
         typer.Option(
@@ -437,7 +461,14 @@ def score(
             _check_writable(html)
         with _quiet_frameworks():
             from fwl_keras.runs.score import score_texts
-        scored = score_texts(run, files, against=against, carry=carry, console=Console(stderr=True))
+        scored = score_texts(
+            run,
+            files,
+            against=against,
+            carry=carry,
+            text_field=text_field,
+            console=Console(stderr=True),
+        )
         if html is not None:
             scored.write_page(html)
         console.print(scored.table())
@@ -509,6 +540,7 @@ def benchmark(
             show_default=False,
         ),
     ],
+    text_field: TextField = None,
     preset: Annotated[Preset, typer.Option(help="Size of models and training.")] = Preset.small,
     to: Annotated[
         Path | None,
@@ -550,7 +582,9 @@ def benchmark(
             from fwl_keras.benchmark.run import run_benchmark
         from fwl_keras.runs.config import RunConfig
 
-        config = RunConfig.from_preset(preset.value, corpus=_absolute(corpus), steps=steps)
+        config = RunConfig.from_preset(
+            preset.value, corpus=_absolute(corpus), text_field=text_field, steps=steps
+        )
         console.print(f"The benchmark is in {directory}.", soft_wrap=True)
         run_benchmark(
             directory,
@@ -560,7 +594,8 @@ def benchmark(
             rows=rows or (),
             costs=costs,
             results=results,
-            command=f"fwl-keras benchmark {_short_name(corpus)} --preset {preset.value}",
+            command=f"fwl-keras benchmark {_short_name(corpus)} --preset {preset.value}"
+            + ("" if text_field is None else f" --text-field {text_field}"),
         )
 
 
@@ -708,12 +743,14 @@ def _default_directory(name: str) -> Path:
 
 def _short_name(corpus: str) -> str:
     """A corpus's name without directories and suffixes, for the run's own name."""
-    return Path(corpus).resolve().name.split(".")[0] or "run"
+    return os.path.basename(os.path.abspath(corpus)).split(".")[0] or "run"
 
 
 def _absolute(corpus: str) -> str:
     """The path of a user's text from everywhere, so that a run can be resumed from everywhere."""
+    from fwl_keras.data.files import existing_path
     from fwl_keras.data.load_corpus import CORPUS_NAMES
 
-    path = Path(corpus).expanduser()
-    return str(path.resolve()) if corpus not in CORPUS_NAMES and path.exists() else corpus
+    # An empty name is not the current directory.
+    path = existing_path(corpus, "corpus") if corpus not in ("", *CORPUS_NAMES) else None
+    return corpus if path is None else str(path.resolve())

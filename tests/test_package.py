@@ -41,3 +41,16 @@ def test_help_of_the_command_loads_no_framework():
         "print(*('tensorflow' in sys.modules, 'keras' in sys.modules))"
     )
     assert in_fresh_process(code)[-2:] == ["False", "False"]
+
+
+def test_parts_of_the_package_are_attributes_that_are_imported_when_asked_for():
+    code = (
+        "import sys, fwl_keras\n"
+        "before = set(sys.modules)\n"
+        "assert not {'fwl_keras.data', 'fwl_keras.serving', 'sentencepiece'} & before\n"
+        "for name in ('data', 'evaluation', 'layers', 'models', 'ops', 'serving'):\n"
+        "    assert name in dir(fwl_keras)\n"
+        "    assert getattr(fwl_keras, name) is sys.modules[f'fwl_keras.{name}'], name\n"
+        "print(fwl_keras.data.load_corpus.__name__, hasattr(fwl_keras, 'no_such_part'))"
+    )
+    assert in_fresh_process(code)[-2:] == ["load_corpus", "False"]

@@ -2,10 +2,14 @@
 
 import gzip
 import json
+import os
+import reprlib
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from fwl_keras.data.corpus import Corpus
+from fwl_keras.data.decode import decode_text
 from fwl_keras.data.document import Document
 from fwl_keras.data.splits import split_documents
 from fwl_keras.data.wikitext import split_wikitext
@@ -14,6 +18,11 @@ SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 
 _SPLITS = ("train", "valid", "test")
 _WIKITEXT_SUFFIX = ".tokens"
+_JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
+
+# Names of fields in a message: not a whole record's.
+_NAMES = reprlib.Repr()
+_NAMES.maxlist, _NAMES.maxstring = 10, 60
 
 
 def load_path(path: Path, text_field: str, valid_fraction: float, test_fraction: float) -> Corpus:
@@ -39,7 +48,7 @@ def load_path(path: Path, text_field: str, valid_fraction: float, test_fraction:
     """
     if not path.is_dir():
         files = [path]
-        if not path.name.endswith(SUFFIXES):
+        if not path.name.lower().endswith(SUFFIXES):
             raise ValueError(
                 f"name_or_path={str(path)!r} is not a file that can be read as text; give one of "
                 f"{', '.join(SUFFIXES)}, or a directory of them"
@@ -57,7 +66,7 @@ def load_path(path: Path, text_field: str, valid_fraction: float, test_fraction:
     documents = [
         document
         for file in files
-        for document in _read_file(file, file.relative_to(root).as_posix(), text_field)
+        for document in _read_file(file, printable(file.relative_to(root).as_posix()), text_field)
     ]
     if not documents:
         raise ValueError(
@@ -88,11 +97,16 @@ def load_documents(path: str | Path, text_field: str = "text") -> list[Document]
         >>> load_documents("book.txt")[0].name  # doctest: +SKIP
         'book.txt'
     """
-    path = Path(path).expanduser()
-    if not path.exists():
+    check_text_field(text_field)
+    found = existing_path(path, "path")
+    if found is None:
         raise ValueError(f"path={str(path)!r} does not exist; give a file or a directory of texts")
-    files = _files_in(path, "path") if path.is_dir() else [path]
-    documents = [document for file in files for document in _read_file(file, str(file), text_field)]
+    files = _files_in(found, "path") if found.is_dir() else [found]
+    documents = [
+        document
+        for file in files
+        for document in _read_file(file, printable(str(file)), text_field)
+    ]
     if not documents:
         raise ValueError(f"path={str(path)!r} has no text in it; give a file with text")
     return documents
@@ -101,16 +115,35 @@ def load_documents(path: str | Path, text_field: str = "text") -> list[Document]
 def _files_in(directory: Path, argument: str) -> list[Path]:
     files = sorted(
         file
-        for file in directory.rglob("*")
+        for file in _walk(directory, argument)
         # A dangling link is reported when it is opened, not skipped.
-        if file.name.endswith(SUFFIXES) and not file.is_dir()
+        if file.name.lower().endswith(SUFFIXES)
     )
+    for file in files:
+        if file.exists() and not file.is_file():
+            raise ValueError(
+                f"{argument}={str(directory)!r} has {file}, which is neither a file nor a "
+                "directory; take it away"
+            )
     if not files:
         raise ValueError(
             f"{argument}={str(directory)!r} is a directory without any {', '.join(SUFFIXES)} "
             "file; give a directory that has some"
         )
     return files
+
+
+def _walk(directory: Path, argument: str) -> Iterator[Path]:
+    """Yields what is below a directory and no directory; leaves out none for want of permission."""
+
+    def refuse(error):
+        raise ValueError(
+            f"{argument}={str(directory)!r} has a directory that cannot be read: {error}; see to "
+            "it that it may be read, or take it away"
+        ) from error
+
+    for parent, _, names in os.walk(directory, onerror=refuse):
+        yield from (Path(parent, name) for name in names)
 
 
 def _published_splits(directory: Path) -> dict[str, Path]:
@@ -131,10 +164,10 @@ def _published_splits(directory: Path) -> dict[str, Path]:
 
 
 def _read_split(file: Path, split: str, text_field: str) -> tuple[Document, ...]:
-    if file.name.endswith((".jsonl", ".jsonl.gz")):
+    if file.name.endswith(_JSONL_SUFFIXES):
         documents = tuple(_read_jsonl(file, file.name, text_field))
     else:
-        text = _decode(file, _read_bytes(file))
+        text = decode_text(file, _read_bytes(file))
         documents = split_wikitext(text, split) if text.strip() else ()
     if not documents:
         raise ValueError(
@@ -145,36 +178,20 @@ def _read_split(file: Path, split: str, text_field: str) -> tuple[Document, ...]
 
 
 def _read_file(file: Path, name: str, text_field: str) -> list[Document]:
-    if file.name.endswith((".jsonl", ".jsonl.gz")):
+    if file.name.lower().endswith(_JSONL_SUFFIXES):
         return _read_jsonl(file, name, text_field)
-    text = _decode(file, _read_bytes(file))
+    text = decode_text(file, _read_bytes(file))
     return [Document(name, text)] if text.strip() else []
 
 
 def _read_jsonl(file: Path, name: str, text_field: str) -> list[Document]:
     documents = []
     # Only "\n" ends a record: JSON strings may hold other line separators as they are.
-    for number, line in enumerate(_decode(file, _read_bytes(file)).split("\n"), start=1):
+    for number, line in enumerate(decode_text(file, _read_bytes(file)).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: not JSON ({error}); write one JSON object a line"
-            ) from error
-        if not isinstance(record, dict):
-            raise ValueError(
-                f"{where}: a JSON object is needed, not {type(record).__name__}; "
-                f'write records like {{"{text_field}": "..."}}'
-            )
-        text = record.get(text_field)
-        if not isinstance(text, str):
-            raise ValueError(
-                f"{where}: text_field={text_field!r} is not a string field of the record, which "
-                f"has {sorted(record)}; pass text_field= with the field that holds the text"
-            )
+        text = _text_of(line, where, text_field)
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -187,9 +204,50 @@ def _read_jsonl(file: Path, name: str, text_field: str) -> list[Document]:
     return documents
 
 
+def _text_of(line: str, where: str, text_field: str) -> str:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error}); write one JSON object a line") from error
+    except RecursionError as error:
+        raise ValueError(
+            f"{where}: JSON nested too deeply to be read; leave out of the record what is not text"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: JSON with a number that is too long to be read ({str(error).split(';')[0]});"
+            " leave out of the record what is not text"
+        ) from error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{where}: a JSON object is needed, not {_json_type(record)}; "
+            f'write records like {{"{text_field}": "..."}}'
+        )
+    if text_field not in record:
+        raise ValueError(
+            f"{where}: text_field={text_field!r} is not a field of the record, which has "
+            f"{_NAMES.repr(sorted(record))}; name the field that holds the text with text_field= "
+            "(--text-field)"
+        )
+    text = record[text_field]
+    if not isinstance(text, str):
+        raise ValueError(
+            f"{where}: text_field={text_field!r} is not a string in this record but "
+            f"{_json_type(text)}; give it a text or leave the record out, or name another field "
+            "with text_field= (--text-field)"
+        )
+    return text
+
+
+def _json_type(value: object) -> str:
+    """What a value is called in JSON."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
 def _read_bytes(file: Path) -> bytes:
     try:
-        if file.suffix == ".gz":
+        if file.suffix.lower() == ".gz":
             with gzip.open(file) as stream:
                 return stream.read()
         return file.read_bytes()
@@ -200,13 +258,39 @@ def _read_bytes(file: Path) -> bytes:
         ) from error
 
 
-def _decode(file: Path, data: bytes) -> str:
-    try:
-        # A byte order mark is no part of the text.
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+def check_text_field(text_field: str) -> None:
+    """Raises a ValueError unless it can be the name of a field."""
+    if not isinstance(text_field, str):
         raise ValueError(
-            f"{file} is not UTF-8: byte 0x{data[error.start]:02x} in line {line}; convert it, for "
-            "example with `iconv -f latin1 -t utf-8`"
+            f"text_field must be a str, the name of a field; received text_field={text_field!r}"
+        )
+
+
+def existing_path(path: str | Path, argument: str) -> Path | None:
+    """Returns a path, `~` written out, or None where there is nothing.
+
+    Args:
+        path: A file or directory.
+        argument: What it is called in a message.
+
+    Raises:
+        ValueError: It cannot be said what is there.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    # No permission; no such user; a path that goes round in circles, is too long, or is none.
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        given = str(path) if isinstance(path, Path) else path
+        raise ValueError(
+            f"{argument}={given!r} cannot be read: {error}; give another path, or see to it that "
+            "it may be read"
         ) from error
+    return found
+
+
+def printable(name: str) -> str:
+    """Returns a path as text that UTF-8 can write, whatever bytes it is made of."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

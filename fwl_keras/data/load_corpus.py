@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fwl_keras.data.corpus import Corpus
-from fwl_keras.data.files import SUFFIXES, load_path
+from fwl_keras.data.files import SUFFIXES, check_text_field, existing_path, load_path
 from fwl_keras.data.python_stdlib import load_python_stdlib
 from fwl_keras.data.splits import check_fractions
 from fwl_keras.data.wikitext import download_wikitext
@@ -25,8 +25,9 @@ def load_corpus(
       machine; a document is a module.
     - `"wikitext-2"`, `"wikitext-103"`: downloaded once and checked; a document is an article.
     - a `.txt` file (one document), a `.jsonl` file (a document a line), `.gz` of both, or a
-      directory of them. A directory with `train.txt`, `valid.txt`, `test.txt` or with
-      `wiki.train.tokens`, ... keeps these splits, and articles in it are documents.
+      directory of them (links to other directories are not followed). A directory with
+      `train.txt`, `valid.txt`, `test.txt` or with `wiki.train.tokens`, ... keeps these splits, and
+      articles in it are documents.
 
     Ten documents or more are split by a hash of their name (modules) or text (files). Fewer, a
     single book for instance, are each cut at the end of a paragraph, line or word: the first part
@@ -45,21 +46,22 @@ def load_corpus(
 
     Raises:
         ValueError: An unknown corpus, a file that is unreadable, empty or not UTF-8, a record
-            without text, too little text to split, or a download that failed. The message says
-            which, where, and what to do.
+            without text in `text_field`, too little text to split, or a download that failed. The
+            message says which, where, and what to do.
 
     Example:
         >>> corpus = load_corpus("python-stdlib")
         >>> print(corpus.describe())  # doctest: +SKIP
     """
     check_fractions(valid_fraction, test_fraction)
+    check_text_field(text_field)
     if name_or_path == "python-stdlib":
         return load_python_stdlib(valid_fraction, test_fraction)
     if name_or_path in CORPUS_NAMES:
         return download_wikitext(name_or_path, cache_dir)
-    path = Path(name_or_path).expanduser()
     # An empty name is a mistake, though Path takes it for the current directory.
-    if name_or_path == "" or not path.exists():
+    path = None if name_or_path == "" else existing_path(name_or_path, "name_or_path")
+    if path is None:
         raise ValueError(
             f"name_or_path={str(name_or_path)!r} is neither a corpus nor an existing path; give "
             f"one of {', '.join(CORPUS_NAMES)}, a {', '.join(SUFFIXES)} file, or a directory of "

@@ -28,9 +28,9 @@ def load_python_stdlib(valid_fraction: float = 0.05, test_fraction: float = 0.05
     r"""Reads the running interpreter's standard library, a document per module.
 
     Left out: `site-packages`, `dist-packages`, test directories, generated files (what the
-    interpreter's build wrote, `pydoc_data/topics.py`), empty files, files that are not UTF-8 and
-    files with U+2581 (SentencePiece's own sign for a space). Line ends are `\n` on every system. A
-    module's split follows from its name, so it is the same in every Python version that has it.
+    interpreter's build wrote, `pydoc_data/topics.py`), empty files and files that are not UTF-8.
+    Line ends are `\n` on every system. A module's split follows from its name, so it is the same in
+    every Python version that has it.
 
     Args:
         valid_fraction: Part of the modules for validation.
@@ -71,5 +71,5 @@ def _modules(root: Path) -> Iterator[Document]:
             text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError:
             continue
-        if text.strip() and "\u2581" not in text:
+        if text.strip():
             yield Document(name, text)

@@ -1,8 +1,8 @@
 """SentencePiece tokeniser that gives back every text exactly."""
 
 import contextlib
-import functools
 import io
+import itertools
 import os
 import re
 import tempfile
@@ -15,10 +15,20 @@ import numpy as np
 import sentencepiece
 
 if TYPE_CHECKING:
-    import tensorflow_text
+    from fwl_keras.data.tf_sentencepiece_tokenizer import TFSentencePieceTokenizer
 
-# SentencePiece writes a space as this sign; in a text it would come back as a space.
+# SentencePiece writes a space as this sign, and would take the sign in a text for a space. It is
+# encoded as its bytes instead, which come back as the sign: they are decoded after the spaces.
 SPACE_SIGN = "\u2581"
+SPACE_SIGN_PIECES = tuple(f"<0x{byte:02X}>" for byte in SPACE_SIGN.encode("utf-8"))
+
+# What the trainer cannot learn from, so that it becomes bytes: its sign for a space; its sign for
+# an unknown character, for which it leaves out the whole chunk; NUL, which ends its strings.
+_UNLEARNABLE = f"{SPACE_SIGN}\u2585\0"
+
+# What a damaged or foreign model does not give back: spaces anywhere, characters that normalisers
+# change, characters that no vocabulary has.
+_PROBE = "  a  \ufb01\u00a0e\u0301\n\r\n\t \0\u2585\ud7ff\ue000\U0010ffff\u3000 z "
 
 # Four special ids, 256 bytes, and room for some characters and pieces.
 MIN_VOCAB_SIZE = 300
@@ -38,8 +48,8 @@ class SentencePieceTokenizer:
     r"""Byte-pair encoding by SentencePiece, without any change to the text.
 
     No normalisation, no added or removed spaces, and unknown characters as bytes: `decode(encode(
-    text)) == text` for every text that UTF-8 can write and that has no U+2581. Line ends, tabs and
-    runs of spaces (a program's indentation) are text like any other.
+    text)) == text` for every text that UTF-8 can write. Line ends, tabs and runs of spaces (a
+    program's indentation) are text like any other, and so are SentencePiece's own signs.
 
     `encode` and `decode` need only the `sentencepiece` package; `to_tf` gives the same tokeniser
     as TensorFlow operations.
@@ -55,7 +65,8 @@ class SentencePieceTokenizer:
         eos_id: 3, end of a document.
 
     Raises:
-        ValueError: `proto` is not a SentencePiece model, or one with other special ids.
+        ValueError: `proto` is not a SentencePiece model, or one with other special ids, or one
+            that does not give back every text.
 
     Example:
         >>> tokenizer = SentencePieceTokenizer.train(["def f(x):\n    return x\n"], 300)
@@ -71,7 +82,9 @@ class SentencePieceTokenizer:
     def __init__(self, proto: bytes) -> None:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
-        except RuntimeError as error:
+            self._bytes_of_id = [self._bytes_of(one) for one in range(self.vocab_size)]
+        # Pieces may be no UTF-8, and are quoted in the library's own errors.
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"proto ({len(proto)} bytes) is not a SentencePiece model: {error}; train one with "
                 "SentencePieceTokenizer.train"
@@ -83,6 +96,18 @@ class SentencePieceTokenizer:
                     f"proto has {name}={found} where {expected} is needed; train the model with "
                     "SentencePieceTokenizer.train"
                 )
+        self._sign_ids = [self._processor.piece_to_id(piece) for piece in SPACE_SIGN_PIECES]
+        # The ids' own bytes, too: a space put before the text would be taken off again.
+        ids = self._processor.encode(_PROBE)
+        found = {self._processor.decode(ids).encode(), b"".join(self.token_bytes(ids))}
+        faithful = found == {_PROBE.encode()} and all(map(self._processor.is_byte, self._sign_ids))
+        # Special ids are no text, and no piece of text has a special type, or it would disappear.
+        special = [one for one, piece in enumerate(self._bytes_of_id) if not piece]
+        if not faithful or special != [self.pad_id, self.unk_id, self.bos_id, self.eos_id]:
+            raise ValueError(
+                f"proto ({len(proto)} bytes) changes texts, such as {_PROBE!r}; it is damaged or "
+                "was made for another purpose; train one with SentencePieceTokenizer.train"
+            )
         self._proto = proto
 
     @classmethod
@@ -102,8 +127,8 @@ class SentencePieceTokenizer:
             The tokeniser.
 
         Raises:
-            ValueError: `vocab_size` is below 300, there is no text, or it has U+2581 or half of a
-                surrogate pair.
+            ValueError: `vocab_size` is below 300, there is no text, or it has half of a surrogate
+                pair.
         """
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(
@@ -113,7 +138,7 @@ class SentencePieceTokenizer:
         chunks = list(_chunks(texts, max_characters))
         if not any(chunk.strip() for chunk in chunks):
             raise ValueError("texts has no text in it; give at least one text that is not blank")
-        chunks = _drop_rare_characters(chunks, (vocab_size - 260) // 2)
+        chunks = _drop_unlearnable(chunks, (vocab_size - 260) // 2)
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(chunks),
@@ -210,11 +235,10 @@ class SentencePieceTokenizer:
             A list of ids, or a list of them for each text.
 
         Raises:
-            ValueError: A text has U+2581 or half of a surrogate pair, which would not come back.
+            ValueError: A text has half of a surrogate pair, which UTF-8 cannot write.
         """
         if isinstance(text, str):
-            _check_text(text)
-            return self._processor.encode(text)
+            return self.encode([text])[0]
         return [ids for group in self._encode_groups(text) for ids in group]
 
     def encode_arrays(self, texts: Iterable[str]) -> list[np.ndarray]:
@@ -243,7 +267,18 @@ class SentencePieceTokenizer:
             groups = track(groups, description="Encoding", transient=True)
         threads = os.cpu_count() or 1
         for group in groups:
-            yield self._processor.encode(group, num_threads=threads)
+            parts = [text.split(SPACE_SIGN) for text in group]
+            ids = self._processor.encode([p for part in parts for p in part], num_threads=threads)
+            yield list(self._join(iter(ids), map(len, parts)))
+
+    def _join(self, ids: Iterator[list[int]], counts: Iterable[int]) -> Iterator[list[int]]:
+        """Yields the ids of each text from those of its parts, the sign's own between them."""
+        for count in counts:
+            text = next(ids)
+            for part in itertools.islice(ids, count - 1):
+                text += self._sign_ids
+                text += part
+            yield text
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turns ids back into text; special ids disappear.
@@ -276,19 +311,13 @@ class SentencePieceTokenizer:
         """
         return [self._bytes_of_id[one] for one in self._checked(ids)]
 
-    @functools.cached_property
-    def _bytes_of_id(self) -> list[bytes]:
-        processor = self._processor
-        values = []
-        for one in range(self.vocab_size):
-            piece = processor.id_to_piece(one)
-            if processor.is_byte(one):
-                values.append(bytes([int(piece[3:-1], 16)]))  # <0xE2>
-            elif processor.is_control(one) or processor.is_unknown(one):
-                values.append(b"")
-            else:
-                values.append(piece.replace(SPACE_SIGN, " ").encode("utf-8"))
-        return values
+    def _bytes_of(self, one: int) -> bytes:
+        piece = self._processor.id_to_piece(one)
+        if self._processor.is_byte(one):
+            return bytes([int(piece[3:-1], 16)])  # <0xE2>
+        if self._processor.is_control(one) or self._processor.is_unknown(one):
+            return b""
+        return piece.replace(SPACE_SIGN, " ").encode("utf-8")
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         ids = [int(one) for one in ids]
@@ -300,9 +329,7 @@ class SentencePieceTokenizer:
             )
         return ids
 
-    def to_tf(
-        self, add_bos: bool = False, add_eos: bool = False
-    ) -> "tensorflow_text.SentencepieceTokenizer":
+    def to_tf(self, add_bos: bool = False, add_eos: bool = False) -> "TFSentencePieceTokenizer":
         """Returns the same tokeniser as TensorFlow operations, for graphs and SavedModels.
 
         Args:
@@ -310,25 +337,23 @@ class SentencePieceTokenizer:
             add_eos: Whether `tokenize` puts `eos_id` behind each text.
 
         Returns:
-            A `tensorflow_text.SentencepieceTokenizer` whose ids are int32 and equal to `encode`'s.
+            A `tensorflow_text.Tokenizer` and `Detokenizer` whose ids are int32 and equal to
+            `encode`'s.
         """
         # Here and not above: everything else works without TensorFlow.
-        import tensorflow as tf
-        import tensorflow_text
+        from fwl_keras.data.tf_sentencepiece_tokenizer import TFSentencePieceTokenizer
 
-        return tensorflow_text.SentencepieceTokenizer(
-            model=self._proto, out_type=tf.int32, add_bos=add_bos, add_eos=add_eos
+        return TFSentencePieceTokenizer(
+            self._proto,
+            sign_ids=self._sign_ids,
+            bos_ids=[self.bos_id] * add_bos,
+            eos_ids=[self.eos_id] * add_eos,
         )
 
 
 def _check_text(text: str) -> None:
     if not isinstance(text, str):
         raise ValueError(f"text must be a str; received {type(text).__name__}")
-    if SPACE_SIGN in text:
-        raise ValueError(
-            f"text has U+2581 at {text.index(SPACE_SIGN)}, SentencePiece's own sign for a space, "
-            "which would come back as a space; replace it"
-        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -353,16 +378,22 @@ def _chunks(texts: Iterable[str], max_characters: int) -> Iterator[str]:
             number += 1
 
 
-def _drop_rare_characters(chunks: list[str], limit: int) -> list[str]:
-    """Cuts out the rarest characters (they become bytes) where they would fill the vocabulary."""
+def _drop_unlearnable(chunks: list[str], limit: int) -> list[str]:
+    """Cuts out characters that become bytes, and no others: the trainer takes in all the rest.
+
+    Those that it cannot learn from, and the rarest where they would fill the vocabulary.
+    """
     counts = Counter()
     for chunk in chunks:
         counts.update(chunk)
-    if len(counts) <= limit:
-        return chunks
+    for character in _UNLEARNABLE:
+        del counts[character]
     ranked = sorted(counts, key=lambda character: (-counts[character], character))
-    rare = re.compile(f"[{re.escape(''.join(ranked[limit:]))}]+")
-    return [part for chunk in chunks for part in rare.split(chunk) if part]
+    cut = re.compile(f"[{re.escape(_UNLEARNABLE + ''.join(ranked[limit:]))}]+")
+    kept = [part for chunk in chunks for part in cut.split(chunk) if part]
+    # The trainer's iterator takes line ends off: NUL, which it learns nothing from, keeps them.
+    # It wants some text, and learns nothing from a space either.
+    return [f"{part}\0" if part.endswith(("\n", "\r")) else part for part in kept] or [" "]
 
 
 def _groups(texts: list[str]) -> list[list[str]]:

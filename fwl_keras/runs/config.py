@@ -78,6 +78,7 @@ class RunConfig:
 
     Attributes:
         corpus: A corpus's name or the path of a user's own texts.
+        text_field: The field of a `.jsonl` record that has the text.
         vocab_size: The tokeniser's ids, at least 300.
         body: `"gemma"`, or `"transformer-xl"` (needs tf-models-official), whose memory goes on from
             window to window where the state does, and holds as many tokens as a window.
@@ -123,6 +124,7 @@ class RunConfig:
     """
 
     corpus: str = "python-stdlib"
+    text_field: str = "text"
     vocab_size: int = 4096
     body: str = "gemma"
     layers: int = 2

@@ -22,6 +22,7 @@ def evaluate_run(
     path: str | Path,
     *,
     corpus: str | None = None,
+    text_field: str | None = None,
     split: str = "valid",
     stream: bool = False,
     progress: bool = False,
@@ -31,6 +32,7 @@ def evaluate_run(
     Args:
         path: The run's directory.
         corpus: Another corpus's name or path; None for the run's own.
+        text_field: The field of a `.jsonl` record that has the text; None for the run's own.
         split: `"valid"` or `"test"`.
         stream: Whether to read the documents once more, the state carried to each one's end.
         progress: Whether to draw a progress bar.
@@ -48,7 +50,8 @@ def evaluate_run(
     run = RunDirectory(path)
     config = RunConfig.load(run.config)
     tokenizer = lm.preprocessor.tokenizer
-    source = load_corpus(corpus or config.corpus)
+    field = config.text_field if text_field is None else text_field
+    source = load_corpus(config.corpus if corpus is None else corpus, text_field=field)
     documents = source.valid if split == "valid" else source.test
     if not documents:
         raise ValueError(f"corpus={source.name!r} has no text in its {split} split")

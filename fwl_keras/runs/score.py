@@ -96,6 +96,7 @@ def score_texts(
     *,
     against: str | Path | None = None,
     carry: bool = False,
+    text_field: str = "text",
     console: Console | None = None,
 ) -> ScoredTexts:
     """Scores texts with a run's model, which adapts while it reads.
@@ -107,6 +108,7 @@ def score_texts(
             adaptation, where it has fast weights.
         carry: Whether a document goes on with the state that the one before left; otherwise each
             begins with a fresh one.
+        text_field: The field of a `.jsonl` record that has the text.
         console: Where to draw a progress bar; by default nowhere.
 
     Returns:
@@ -116,7 +118,7 @@ def score_texts(
         ValueError: A file cannot be read, a run is not finished, or the two runs have different
             tokenisers.
     """
-    documents = [document for file in files for document in load_documents(file)]
+    documents = [document for file in files for document in load_documents(file, text_field)]
     lm = load_run_model(path)
     tokenizer = lm.preprocessor.tokenizer
     other = None

@@ -97,7 +97,7 @@ def prepare_text(
     Raises:
         ValueError: The corpus cannot be read or is too small.
     """
-    corpus = load_corpus(config.corpus)
+    corpus = load_corpus(config.corpus, text_field=config.text_field)
     characters = corpus.counts()["train"]["characters"]
     say(f"{corpus.name}: {len(corpus.train):,} training documents, {characters:,} characters.")
     if config.initial_model is not None:
@@ -170,7 +170,7 @@ def reload_text(config: RunConfig, tokenizer: SentencePieceTokenizer, expected: 
     Raises:
         ValueError: The corpus cannot be read or is not the same any more.
     """
-    text = encode_corpus(load_corpus(config.corpus), tokenizer)
+    text = encode_corpus(load_corpus(config.corpus, text_field=config.text_field), tokenizer)
     if text.description()["fingerprint"] != expected["fingerprint"]:
         raise ValueError(
             f"corpus={config.corpus!r} has changed since the run began: "

@@ -90,6 +90,7 @@ class Writing:
         seed: Seed of the drawing, or None for a random one.
         freeze: Whether the fast weights stop learning where the writing begins.
         console: Where to draw a progress bar; by default nowhere.
+        text_field: The field of a `.jsonl` record that has the text.
 
     Attributes:
         tokens_read: Tokens read before the prompt.
@@ -114,6 +115,7 @@ class Writing:
     seed: int | None = None
     freeze: bool = False
     console: Console | None = None
+    text_field: str = "text"
     tokens_read: int = field(default=0, init=False)
     tokens_written: int = field(default=0, init=False)
     tokens_per_second: float | None = field(default=None, init=False)
@@ -134,7 +136,11 @@ class Writing:
             raise ValueError(f"seed must be in [0, 2**32); received seed={self.seed}")
 
     def __iter__(self) -> Iterator[str]:
-        texts = [document.text for file in self.files for document in load_documents(file)]
+        texts = [
+            document.text
+            for file in self.files
+            for document in load_documents(file, self.text_field)
+        ]
         lm = load_run_model(self.path)
         lm.compile(sampler=self.sampler)
         tokenizer = lm.preprocessor.tokenizer

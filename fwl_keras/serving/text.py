@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fwl_keras.data.sentencepiece_tokenizer import SPACE_SIGN
+from fwl_keras.data.sentencepiece_tokenizer import SPACE_SIGN, SentencePieceTokenizer
 from fwl_keras.serving.checks import RowChecks, is_utf8
 
 
@@ -34,7 +34,13 @@ class GraphTokenizer(tf.Module):
         self.vocab_size = codec.vocab_size
         self.max_tokens = max_tokens
         self.max_bytes = max_bytes
-        self._tokenizer = tensorflow_text.SentencepieceTokenizer(model=proto, out_type=tf.int32)
+        # Others take the sign for a space, in Python too: what they cannot give back is refused.
+        self._takes_sign = isinstance(tokenizer, SentencePieceTokenizer)
+        self._tokenizer = (
+            tokenizer.to_tf()
+            if self._takes_sign
+            else tensorflow_text.SentencepieceTokenizer(model=proto, out_type=tf.int32)
+        )
 
     def encode(
         self, text: tf.Tensor, checks: RowChecks, may_be_empty: tf.Tensor | None = None
@@ -59,8 +65,9 @@ class GraphTokenizer(tf.Module):
         checks.refuse("long", tf.strings.length(text) > self.max_bytes, self.max_tokens)
         text = tf.where(checks.fine, text, "")
         checks.refuse("encoding", tf.logical_not(is_utf8(text)))
-        has_sign = tf.strings.regex_full_match(text, f"(?s).*{SPACE_SIGN}.*")
-        checks.refuse("character", tf.logical_and(checks.fine, has_sign))
+        if not self._takes_sign:
+            has_sign = tf.strings.regex_full_match(text, f"(?s).*{SPACE_SIGN}.*")
+            checks.refuse("character", tf.logical_and(checks.fine, has_sign))
         text = tf.where(checks.fine, text, "")
         ids = self._tokenizer.tokenize(text)
         # A tokeniser that drops spaces may leave nothing.

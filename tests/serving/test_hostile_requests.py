@@ -36,7 +36,7 @@ def hostile_texts(count, seed=0):
         lambda: (rng.bytes(int(rng.integers(1, 300))), None),
         lambda: (b"fine until " + rng.choice([b"\xff", b"\xc3", b"\xe2\x98", b"\xed\xa0\x80"]), 2),
         lambda: (rng.choice([b"\xc0\x80", b"\xf4\x90\x80\x80", b"\xf8\x88\x80\x80\x80"]), 2),
-        lambda: ("spaces\u2581of the tokeniser\n".encode(), 3),
+        lambda: ("spaces\u2581of the \u2581\u2585 tokeniser\n".encode(), 0),
         lambda: (b"", 1),
         lambda: (rng.choice([b" ", b"\n", b"\t \r\n", "\u3000\u00a0".encode()]) * 5, 0),
         lambda: (b"\0" * int(rng.integers(1, 90)), 0),
@@ -279,16 +279,16 @@ def test_damaged_states_among_good_ones(served, kind, name):
 
 def test_a_refused_text_leaves_its_state_as_it_was(served):
     state = served().read(GOOD)
-    outputs = served()("read", text=["", b"\xff", "\u2581", "x" * 10_000], state=state)
-    assert outputs["status"].tolist() == [1, 2, 3, 4]
+    outputs = served()("read", text=["", b"\xff", b"\xe2\x96", "x" * 10_000], state=state)
+    assert outputs["status"].tolist() == [1, 2, 2, 4]
     for key, value in state.items():
         np.testing.assert_array_equal(outputs[key], value)
 
 
 def test_messages_say_what_to_do(served):
-    texts = ["", b"\xff", "\u2581", "x" * 10_000]
+    texts = ["", b"\xff", "x" * 10_000]
     messages = [one.decode() for one in served()("score", text=texts)["message"]]
-    for message, part in zip(messages, ["empty", "UTF-8", "U+2581", "more than 96"], strict=True):
+    for message, part in zip(messages, ["empty", "UTF-8", "more than 96"], strict=True):
         assert part in message
     outputs = served()("generate", text=["x"], max_new_tokens=[41])
     assert "[1, 40]" in outputs["message"][0].decode()
