@@ -146,7 +146,9 @@ class Codec:
 
     def _row(self, ids, name):
         """A row's tokens, without padding."""
-        return self._check(ids if self.pad_token_id is None else ids[ids != self.pad_token_id], name)
+        if self.pad_token_id is not None:
+            ids = ids[ids != self.pad_token_id]
+        return self._check(ids, name)
 
     def _check(self, ids, name):
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
