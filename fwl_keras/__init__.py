@@ -8,6 +8,11 @@ __version__ = "0.1.0"
 # The command imports what it needs when it needs it: its help must not wait for TensorFlow. For
 # everybody else importing the package registers its classes, so that Keras can load saved models.
 if PurePath((getattr(sys, "argv", None) or [""])[0]).name != "fwl-keras":
+    from fwl_keras.backend import import_keras
+
+    # Before anything else imports Keras, whose own errors say less.
+    import_keras()
+
     from fwl_keras.layers import FWLBlock
     from fwl_keras.models import FWLCausalLM
     from fwl_keras.ops import next_token_targets
