@@ -94,7 +94,7 @@ class KeepRun(keras.callbacks.Callback):
             line["step_sizes"] = _means(self.model.block.step_sizes())
             line["decays"] = _means(self.model.block.decays())
         self.run.append_metrics(line)
-        self.run.keep_checkpoint(self.model.save_weights)
+        self.run.keep_checkpoint(self.model)
 
 
 class ShowProgress(keras.callbacks.Callback):

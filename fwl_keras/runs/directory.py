@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import re
 import secrets
@@ -22,6 +23,9 @@ _MAY_CHANGE = ("corpus",)
 
 # A file on its way to its place; after a kill it may be left.
 _BESIDE = ".new-"
+
+# Bytes written at once to see whether there is room for them.
+_BLOCK = 1 << 20
 
 
 class RunDirectory:
@@ -233,13 +237,16 @@ class RunDirectory:
         """Says what is wrong with a file of the run, see `Checksums.damage`."""
         return Checksums.load(self.checksums).damage(path, name)
 
-    def keep_checkpoint(self, write: Callable[[Path], object]) -> None:
+    def keep_checkpoint(self, lm) -> None:
         """Writes a checkpoint; the last one becomes the one before.
 
         A kill leaves at least one of the two whole, at every moment.
 
         Args:
-            write: Called with the path to write to.
+            lm: The model, compiled.
+
+        Raises:
+            OSError: It cannot be written; nothing has changed then.
         """
 
         def make_way(beside: Path) -> None:
@@ -247,15 +254,22 @@ class RunDirectory:
             if self.checkpoint.exists():
                 os.replace(self.checkpoint, self.previous_checkpoint)
 
-        replace_file(self.checkpoint, write, make_way)
+        replace_file(self.checkpoint, lm.save_weights, make_way, size=_size(lm))
 
-    def keep_model(self, write: Callable[[Path], object]) -> None:
+    def keep_model(self, lm) -> None:
         """Writes the final model.
 
         Args:
-            write: Called with the path to write to.
+            lm: The model.
+
+        Raises:
+            OSError: It cannot be written; nothing has changed then.
         """
-        replace_file(self.model, write, lambda beside: self._remember(self.model, beside))
+
+        def remember(beside: Path) -> None:
+            self._remember(self.model, beside)
+
+        replace_file(self.model, lm.save, remember, size=_size(lm))
 
     def remember_beginning(self) -> None:
         """Writes checksums for a run that has none, from its files as they are."""
@@ -404,6 +418,8 @@ def replace_file(
     path: Path,
     write: Callable[[Path], object],
     before: Callable[[Path], object] | None = None,
+    *,
+    size: int = 0,
 ) -> None:
     """Writes a file beside its place and moves it there, so that it is old or new, never half.
 
@@ -411,6 +427,8 @@ def replace_file(
         path: The file.
         write: Called with the path to write to, which has `path`'s suffixes.
         before: Called with that path when all of it is on disk, right before it is moved.
+        size: Bytes that must be free before `write` is called: HDF5 takes the whole process down
+            when it comes to the end of the disk.
 
     Raises:
         OSError: It cannot be written; nothing has changed then.
@@ -419,6 +437,7 @@ def replace_file(
     beside = path.with_name(f"{_BESIDE}{os.getpid()}-{path.name}")
     try:
         with _disk_errors(path):
+            _reserve(beside, size)
             write(beside)
             with beside.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -442,3 +461,24 @@ def _disk_errors(path: Path) -> Iterator[None]:
         if code is None:
             raise
         raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Raises an OSError unless a file of so many bytes can be written; quotas count, too."""
+    if not size:
+        return
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            for start in range(0, size, _BLOCK):
+                file.write(bytes(min(_BLOCK, size - start)))
+    path.unlink()
+
+
+def _size(lm) -> int:
+    """Bytes of a model's file, rather more than less: weights, optimizer, and HDF5's own."""
+    optimizer = getattr(lm, "optimizer", None)
+    variables = [*lm.variables, *(optimizer.variables if optimizer is not None else ())]
+    values = sum(math.prod(v.shape) * (8 if "64" in str(v.dtype) else 4) for v in variables)
+    return values + 4096 * len(variables) + 65_536

@@ -141,7 +141,7 @@ def _train(
     metrics = [line for line in run.read_metrics() if "perplexity" in line]
     replace_file(run.curve, lambda path: plot_run(metrics, path))
     # Last of all: a run with a model is a finished one.
-    run.keep_model(lm.save)
+    run.keep_model(lm)
     return lm
 
 
