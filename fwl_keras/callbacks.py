@@ -35,8 +35,9 @@ class StopWhenNotFinite(keras.callbacks.Callback):
     comes after it in the list of callbacks does not see the end of that epoch: a checkpoint of an
     earlier epoch is not overwritten with weights that are worth nothing. Put it first.
 
-    `fit` does not wait for it: where all callbacks allow that, losses are looked at in a thread of
-    Keras's while the next steps are computed, and the error comes a step or so later. With
+    It makes `fit` no slower. On TensorFlow Keras fetches every step's loss anyway; on JAX, where
+    all callbacks allow that, losses are looked at in a thread of Keras's while the next steps are
+    computed, and the error comes a step or so later. With
     `steps_per_execution` above 1 a loss is seen at the end of every execution; the message then
     names all of its steps.
 

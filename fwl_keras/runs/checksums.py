@@ -1,7 +1,10 @@
 """What a run's files must be: checksums, and copies of the small ones."""
 
+import base64
+import dataclasses
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +22,7 @@ class Checksums:
         corpus: The values of `corpus.json`, empty if not known.
         files: By a file's name the SHA-256 that it may have, as hexadecimal digits, the latest
             first. Files that are not in it are taken as they are.
+        tokenizer: A copy of `tokenizer.model`, see `packed`; empty if there is none.
 
     Example:
         >>> Checksums(files={"tokenizer.model": [sha256(path)]})
@@ -27,6 +31,7 @@ class Checksums:
     config: dict = field(default_factory=dict)
     corpus: dict = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=dict)
+    tokenizer: str = ""
 
     @classmethod
     def load(cls, path: Path) -> "Checksums":
@@ -91,10 +96,28 @@ class Checksums:
         return None
 
     def _values(self) -> dict:
-        return {"config": self.config, "corpus": self.corpus, "files": self.files}
+        return dataclasses.asdict(self)
 
     def _own(self) -> str:
         return hashlib.sha256(json.dumps(self._values(), sort_keys=True).encode()).hexdigest()
+
+
+def packed(data: bytes) -> str:
+    """Returns bytes as a string for JSON.
+
+    Args:
+        data: Any bytes.
+    """
+    return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
+
+
+def unpacked(text: str) -> bytes:
+    """Returns the bytes that `packed` was given.
+
+    Args:
+        text: What it returned.
+    """
+    return zlib.decompress(base64.b64decode(text))
 
 
 def sha256(path: Path) -> str:

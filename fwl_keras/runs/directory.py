@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from fwl_keras.runs.checksums import Checksums, sha256
+from fwl_keras.runs.checksums import Checksums, packed, sha256, unpacked
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.lock import locked
 from fwl_keras.runs.strict_json import strict_json
@@ -89,7 +89,7 @@ class RunDirectory:
             run.tokenizer.write_bytes(tokenizer.proto)
             run.corpus.write_text(json.dumps(corpus, indent=2) + "\n", "utf-8")
             run.config.write_text(config.to_json(), "utf-8")
-            sums = Checksums(dataclasses.asdict(config), corpus)
+            sums = Checksums(dataclasses.asdict(config), corpus, tokenizer=packed(tokenizer.proto))
             sums.add(run.tokenizer.name, sha256(run.tokenizer))
             run.checksums.write_text(sums.to_json(), "utf-8")
         return cls(path)
@@ -209,19 +209,37 @@ class RunDirectory:
         return values
 
     def read_tokenizer(self) -> SentencePieceTokenizer:
-        """Returns the run's tokeniser.
+        """Returns the run's tokeniser; where its file is damaged, the copy in `checksums.json`.
 
         Raises:
-            ValueError: `tokenizer.model` cannot be read or is not what the run wrote.
+            ValueError: `tokenizer.model` cannot be read and there is no copy.
         """
         way_out = "put it back, or begin a new run"
-        problem = Checksums.load(self.checksums).damage(self.tokenizer)
+        sums = Checksums.load(self.checksums)
+        problem = sums.damage(self.tokenizer)
+        if problem is not None and sums.tokenizer:
+            return SentencePieceTokenizer(unpacked(sums.tokenizer))
         if problem is not None:
             raise ValueError(f"{self.tokenizer} {problem}; {way_out}")
         try:
             return SentencePieceTokenizer.load(self.tokenizer)
         except ValueError as error:
             raise ValueError(f"{self.tokenizer} cannot be read: {error}; {way_out}") from error
+
+    def repair_tokenizer(self) -> str | None:
+        """Writes `tokenizer.model` again where it is damaged; only for whoever holds the lock.
+
+        Returns:
+            A sentence about it, or None if there was nothing to do.
+        """
+        problem = self.damage(self.tokenizer)
+        if problem is None:
+            return None
+        proto = self.read_tokenizer().proto
+        if self.tokenizer.exists():
+            self.set_aside(self.tokenizer)
+        replace_file(self.tokenizer, lambda path: path.write_bytes(proto))
+        return f"{self.tokenizer} {problem}; it is written again from {self.checksums.name}."
 
     def read_evaluation(self) -> dict:
         """Returns what `evaluation.json` holds.
@@ -275,7 +293,9 @@ class RunDirectory:
         """Writes checksums for a run that has none, from its files as they are."""
         if self.checksums.exists():
             return
-        sums = Checksums(dataclasses.asdict(RunConfig.load(self.config)), self.read_corpus(), {})
+        config, corpus = RunConfig.load(self.config), self.read_corpus()
+        proto = self.read_tokenizer().proto
+        sums = Checksums(dataclasses.asdict(config), corpus, tokenizer=packed(proto))
         sums.add(self.tokenizer.name, sha256(self.tokenizer))
         self._write_checksums(sums)
 

@@ -117,8 +117,14 @@ def _train(
     lm: FWLCausalLM | None,
     title: str,
 ) -> FWLCausalLM:
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
     run.remove_leftovers()
     run.remember_beginning()
+    repaired = run.repair_tokenizer()
+    if repaired is not None:
+        say(repaired)
     if run.tensorboard.exists() and not run.tensorboard.is_dir():
         raise ValueError(f"{run.tensorboard} is not a directory; remove it")
     lm = build_model(config, text.tokenizer) if lm is None else lm
@@ -133,7 +139,7 @@ def _train(
             carry_context=config.carry_context,
             groups=config.carry_groups,
         )
-    done = restore(run, lm, lambda line: console.print(line, soft_wrap=True, markup=False))
+    done = restore(run, lm, say)
     if done:
         console.print(f"Continuing after step {done:,} of {config.steps:,}.")
     if done < config.steps:
