@@ -80,16 +80,11 @@ def _train(path, config, training):
 
 
 def kill(process, seconds):
-    """Kills a process after some seconds, if it has not ended; returns whether it was killed."""
+    """Kills a process after some seconds, if it has not ended."""
     time.sleep(seconds)
     process.kill()
     process.join()
-    return process.exitcode != 0
 
 
 def copy(directory: Path, to: Path) -> Path:
     return Path(shutil.copytree(directory, to))
-
-
-def event():
-    return PROCESSES.Event()

@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -502,10 +503,7 @@ def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(whole, disk, mon
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="kills TensorFlow's training")
 @pytest.mark.parametrize(
     ("seed", "changes"),
-    [
-        (1, {}),
-        (2, {"carry_state": True, "carry_groups": 2}),
-    ],
+    [(1, {}), (2, {"carry_state": True, "carry_groups": 2})],
     ids=["windows", "carried"],
 )
 def test_killed_at_any_moment_the_result_is_the_same_bit_for_bit(book, tmp_path, seed, changes):
@@ -516,21 +514,22 @@ def test_killed_at_any_moment_the_result_is_the_same_bit_for_bit(book, tmp_path,
     reference.join()
     assert reference.exitcode == 0
     random = np.random.default_rng(seed)
-    kills, start = 0, np.inf
-    while kills < 10:
-        process, seconds = begin(run, config)
-        start = min(start, seconds)
-        if kills % 2:
-            # In training, or while it is written.
-            killed, fault = fault_helpers.kill(process, random.uniform(0, start / 2)), "training"
+    start = np.inf
+    for number in range(10):
+        if number % 2 == 0:
+            # In training, or while what it has learned is written.
+            fault = "training"
+            process, seconds = begin(run, config)
+            start = min(start, seconds)
+            fault_helpers.kill(process, random.uniform(0, start / 2))
         else:
-            # Anywhere from the process's beginning on: the next one is killed while it resumes.
-            fault_helpers.kill(process, 0)
-            process = fault_helpers.train_in_process(run.path, config, fault_helpers.event())
-            killed, fault = fault_helpers.kill(process, random.uniform(0, start)), "a resume"
-        assert killed
+            # Anywhere from the process's beginning to its first step.
+            fault = "a resume"
+            event = fault_helpers.PROCESSES.Event()
+            process = fault_helpers.train_in_process(run.path, config, event)
+            fault_helpers.kill(process, random.uniform(0, start))
+        assert process.exitcode == -signal.SIGKILL
         assert not run.finished
-        kills += 1
         tried(f"kill -9 in {fault}, {'state carried' if changes else 'windows'}")
     process, _ = begin(run, config)
     process.join()
@@ -553,7 +552,7 @@ def test_killed_at_any_moment_the_result_is_the_same_bit_for_bit(book, tmp_path,
 def begin(run, config):
     """A process that has done a step, and the seconds that it took to come so far."""
     began = time.monotonic()
-    event = fault_helpers.event()
+    event = fault_helpers.PROCESSES.Event()
     process = fault_helpers.train_in_process(run.path, config, event)
     while not event.wait(0.05):
         assert process.is_alive(), f"ended with {process.exitcode}"
