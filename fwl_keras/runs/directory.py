@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import math
@@ -456,7 +457,7 @@ def replace_file(
     # Two processes may write the same file.
     beside = path.with_name(f"{_BESIDE}{os.getpid()}-{path.name}")
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             _reserve(beside, size)
             write(beside)
             with beside.open("rb+") as file:
@@ -469,16 +470,28 @@ def replace_file(
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Makes errors name the file, and one of HDF5's about a full disk an OSError."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Makes an OSError, with the file's name, of what libraries say about the disk.
+
+    HDF5 and TensorFlow have errors of their own for a disk that is full.
+
+    Args:
+        path: The file that is written.
+
+    Raises:
+        OSError: In the place of such an error.
+    """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        code = getattr(error, "errno", None)
+    except Exception as error:
+        code, name = getattr(error, "errno", None), getattr(error, "filename", None)
         number = re.search(r"errno = (\d+)", str(error))
         if code is None and number is not None:
             code = int(number[1])
-        if code is None:
+        if code is None and os.strerror(errno.ENOSPC) in str(error):
+            code = errno.ENOSPC
+        # An error about another file says so already.
+        if code is None or (name is not None and not Path(name).name.startswith(_BESIDE)):
             raise
         raise OSError(code, os.strerror(code), str(path)) from error
 

@@ -16,7 +16,7 @@ from fwl_keras.runs.callbacks import (
     tensorboard_callbacks,
 )
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory, check_new, replace_file
+from fwl_keras.runs.directory import RunDirectory, check_new, disk_errors, replace_file
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model, learning_rate_schedule
 from fwl_keras.runs.text import RunText, prepare_text, reload_text
@@ -143,7 +143,8 @@ def _train(
     if done:
         console.print(f"Continuing after step {done:,} of {config.steps:,}.")
     if done < config.steps:
-        _fit(run, config, text, lm, done, console, title)
+        with disk_errors(run.tensorboard):
+            _fit(run, config, text, lm, done, console, title)
     metrics = [line for line in run.read_metrics() if "perplexity" in line]
     replace_file(run.curve, lambda path: plot_run(metrics, path))
     # Last of all: a run with a model is a finished one.

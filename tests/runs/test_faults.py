@@ -26,6 +26,7 @@ from fwl_keras.cli import app
 from fwl_keras.runs import RunConfig, RunDirectory
 from fwl_keras.runs import evaluate as evaluating
 from fwl_keras.runs.checksums import Checksums, sha256
+from fwl_keras.runs.directory import disk_errors
 from fwl_keras.runs.export import describe_run
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model
@@ -458,6 +459,21 @@ def test_a_full_disk_leaves_everything_as_it_was(whole, lm, disk, free):
     assert restore(run, lm, pytest.fail) == 15
     assert [line["step"] for line in run.read_metrics()] == [5, 10]
     tried("full disk, writing metrics")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="writes with TensorFlow")
+def test_a_full_disk_at_the_logs(disk):
+    import tensorflow as tf
+
+    fill(disk, 0)
+    with pytest.raises(OSError, match="No space") as error, disk_errors(disk / "tensorboard"):
+        tf.summary.create_file_writer(str(disk / "logs")).init()
+    assert error.value.filename == str(disk / "tensorboard")
+    # Another file's error keeps its name.
+    with pytest.raises(OSError) as error, disk_errors(disk / "tensorboard"):
+        raise OSError(errno.ENOSPC, "No space left on device", "checkpoint.weights.h5")
+    assert error.value.filename == "checkpoint.weights.h5"
+    tried("full disk, writing logs")
 
 
 def test_a_full_disk_is_one_line_of_the_command(run, monkeypatch):
