@@ -13,8 +13,9 @@ if PurePath((getattr(sys, "argv", None) or [""])[0]).name != "fwl-keras":
     # Before anything else imports Keras, whose own errors say less.
     import_keras()
 
+    from fwl_keras import callbacks
     from fwl_keras.layers import FWLBlock
     from fwl_keras.models import FWLCausalLM
     from fwl_keras.ops import next_token_targets
 
-    __all__ = ["FWLBlock", "FWLCausalLM", "next_token_targets"]
+    __all__ = ["FWLBlock", "FWLCausalLM", "callbacks", "next_token_targets"]

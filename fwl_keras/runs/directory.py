@@ -12,6 +12,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from fwl_keras.runs.checksums import Checksums, packed, sha256, unpacked
@@ -19,11 +20,17 @@ from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.lock import locked
 from fwl_keras.runs.strict_json import strict_json
 
+if TYPE_CHECKING:
+    from fwl_keras.models import FWLCausalLM
+
 # The one value of a configuration that may be changed: what the text is, `corpus.json` checks.
 _MAY_CHANGE = ("corpus",)
 
 # A file on its way to its place; after a kill it may be left.
 _BESIDE = ".new-"
+
+# Errors of a system that cannot set space aside; None: Python knows no function for it there.
+_CANNOT = (None, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 # Bytes written at once to see whether there is room for them.
 _BLOCK = 1 << 20
@@ -256,7 +263,7 @@ class RunDirectory:
         """Says what is wrong with a file of the run, see `Checksums.damage`."""
         return Checksums.load(self.checksums).damage(path, name)
 
-    def keep_checkpoint(self, lm) -> None:
+    def keep_checkpoint(self, lm: "FWLCausalLM") -> None:
         """Writes a checkpoint; the last one becomes the one before.
 
         A kill leaves at least one of the two whole, at every moment.
@@ -275,7 +282,7 @@ class RunDirectory:
 
         replace_file(self.checkpoint, lm.save_weights, make_way, size=_size(lm))
 
-    def keep_model(self, lm) -> None:
+    def keep_model(self, lm: "FWLCausalLM") -> None:
         """Writes the final model.
 
         Args:
@@ -501,15 +508,18 @@ def _reserve(path: Path, size: int) -> None:
     if not size:
         return
     with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
+        try:
             os.posix_fallocate(file.fileno(), 0, size)
-        else:
+        except (AttributeError, OSError) as error:
+            # Not every system or file system can do that.
+            if getattr(error, "errno", None) not in _CANNOT:
+                raise
             for start in range(0, size, _BLOCK):
                 file.write(bytes(min(_BLOCK, size - start)))
     path.unlink()
 
 
-def _size(lm) -> int:
+def _size(lm: "FWLCausalLM") -> int:
     """Bytes of a model's file, rather more than less: weights, optimizer, and HDF5's own."""
     optimizer = getattr(lm, "optimizer", None)
     variables = [*lm.variables, *(optimizer.variables if optimizer is not None else ())]
