@@ -11,11 +11,17 @@ __version__ = "0.1.0"
 # The command imports what it needs when it needs it: its help must not wait for TensorFlow. For
 # everybody else importing the package registers its classes, so that Keras can load saved models.
 if PurePath((getattr(sys, "argv", None) or [""])[0]).name != "fwl-keras":
+    from fwl_keras.backend import import_keras
+
+    # Before anything else imports Keras, whose own errors say less.
+    import_keras()
+
+    from fwl_keras import callbacks
     from fwl_keras.layers import FWLBlock
     from fwl_keras.models import FWLCausalLM
     from fwl_keras.ops import next_token_targets
 
-    __all__ = ["FWLBlock", "FWLCausalLM", "next_token_targets"]
+    __all__ = ["FWLBlock", "FWLCausalLM", "callbacks", "next_token_targets"]
 
 _SUBMODULES = ("callbacks", "data", "evaluation", "layers", "models", "ops", "serving")
 

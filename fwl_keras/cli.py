@@ -5,8 +5,10 @@ Whatever is slow to import is imported inside the commands, so that `--help` is 
 
 import contextlib
 import datetime
+import errno
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from fwl_keras.backend import BackendError, import_keras
 
 app = typer.Typer(
     name="fwl-keras",
@@ -338,6 +342,7 @@ def evaluate(
             split=split.value,
             stream=stream,
             progress=True,
+            console=Console(stderr=True),
         )
         console.print(_evaluation_table(result))
 
@@ -622,6 +627,9 @@ def _evaluation_table(result: dict) -> Table:
         )
     table.add_row("documents", f"{result['documents']:,}")
     table.add_row("tokens", f"{result['tokens']:,}")
+    lost = [column.get("tokens_not_finite", 0) for column in columns]
+    if any(lost):
+        table.add_row("tokens whose loss is not finite", *(f"{count:,}" for count in lost))
     for name, places in (
         ("perplexity_per_token", 2),
         ("perplexity_per_word", 2),
@@ -665,7 +673,9 @@ def _export_table(path: Path, about: dict) -> Table:
 
 
 def _number(value: float | None, places: int) -> str:
-    return "diverged" if value is None else f"{value:,.{places}f}"
+    if value is None or not math.isfinite(value):
+        return "diverged" if value is None else "infinite"
+    return f"{value:,.{places}f}"
 
 
 @contextlib.contextmanager
@@ -678,10 +688,14 @@ def _reported(
     except BrokenPipeError:
         # Whoever reads the output has enough of it, like `head`; Typer ends quietly.
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, BackendError) as error:
         if debug:
             raise
         _fail(str(error))
+    except OSError as error:
+        if debug:
+            raise
+        _fail(_disk_error(error, goes_on if directory is not None and directory.is_dir() else ""))
     except KeyboardInterrupt:
         if directory is None:
             advice = ""
@@ -691,6 +705,22 @@ def _reported(
             advice = " Nothing was trained yet, and nothing was written."
         console.print(f"\nInterrupted.{advice}", soft_wrap=True, markup=False, highlight=False)
         raise typer.Exit(130) from None
+
+
+def _disk_error(error: OSError, goes_on: str) -> str:
+    """What went wrong with which file, and what to do."""
+    if error.errno is None or error.filename is None:
+        return str(error)
+    ways_out = {
+        errno.ENOSPC: "make room on the disk",
+        errno.EDQUOT: "make room on the disk",
+        errno.EACCES: "make it writable, or give another directory",
+        errno.EPERM: "make it writable, or give another directory",
+        errno.EROFS: "make it writable, or give another directory",
+    }
+    way_out = ways_out.get(error.errno, "look at that file")
+    go_on = f", then continue with: {goes_on}" if goes_on else ""
+    return f"{error.filename}: {error.strerror}; {way_out}{go_on}"
 
 
 def _fail(message: str) -> None:
@@ -708,6 +738,7 @@ def _quiet_frameworks() -> Iterator[None]:
     A user who sets that variable sees everything.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        _import_backend()
         yield
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -716,10 +747,19 @@ def _quiet_frameworks() -> Iterator[None]:
     try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
+        _import_backend()
         yield
     finally:
         os.dup2(screen, 2)
         os.close(screen)
+
+
+def _import_backend() -> None:
+    """Fails in one line where there is no backend to compute with."""
+    import_keras()
+    from fwl_keras.layers._checks import require_backend
+
+    require_backend()
 
 
 def _check_new(directory: Path) -> None:

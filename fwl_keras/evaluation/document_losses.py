@@ -7,6 +7,7 @@ import numpy as np
 from rich.progress import track
 
 from fwl_keras.data import DocumentPass
+from fwl_keras.evaluation.token_losses import infinite_where_not_finite
 from fwl_keras.models.compiled import Compiled
 from fwl_keras.ops.reset_rows import reset_rows
 
@@ -46,7 +47,8 @@ def document_losses(
         progress: whether to draw a progress bar.
 
     Returns:
-        For each document a float32 array [tokens] in nats.
+        For each document a float32 array [tokens] in nats; infinity where the model's loss is not
+        finite.
 
     Raises:
         ValueError: if a size is below 1, there is no token in the documents, or the body cannot go
@@ -83,4 +85,4 @@ def document_losses(
         tensors = {name: keras.ops.convert_to_tensor(value) for name, value in inputs.items()}
         losses, state = read(tensors, keras.ops.convert_to_tensor(labels), state)
         batches.scatter(step, keras.ops.convert_to_numpy(losses), result)
-    return result
+    return [infinite_where_not_finite(losses) for losses in result]

@@ -16,7 +16,8 @@ class ScoredDocument:
         token_ids: int [T].
         token_bytes: T byte strings, which joined are the text in UTF-8; one of them may be a part
             of a character only.
-        log_probabilities: float [T] in nats; NaN where a token was not predicted.
+        log_probabilities: float [T] in nats; NaN where a token was not predicted, minus infinity
+            where the model gave it no finite one.
         reference: The same of the model to compare with, or None.
 
     Raises:
@@ -41,12 +42,13 @@ class ScoredDocument:
     @property
     def gain(self) -> np.ndarray:
         """Nats by which the model is better than the one compared with [T]; below 0 where worse."""
-        return self.log_probabilities - self.reference
+        with np.errstate(invalid="ignore"):  # both may be infinite
+            return self.log_probabilities - self.reference
 
     def totals(self) -> ScoreTotals:
         """Returns the text's sums."""
         return ScoreTotals(
-            tokens=int(np.isfinite(self.log_probabilities).sum()),
+            tokens=int((~np.isnan(self.log_probabilities)).sum()),
             text_bytes=sum(map(len, self.token_bytes)),
             nats=_nats(self.log_probabilities),
             reference_nats=None if self.reference is None else _nats(self.reference),

@@ -25,7 +25,8 @@ def token_losses(
         progress: whether to draw a progress bar.
 
     Returns:
-        float32 array [N, T] in nats; NaN where the predicted token is padding.
+        float32 array [N, T] in nats; NaN where the predicted token is padding, and infinity where
+        the model's loss is not finite, which no mean leaves out then.
 
     Raises:
         ValueError: if there is no window.
@@ -46,7 +47,7 @@ def token_losses(
         # The last batch is filled up, so that it has the shape already compiled.
         full = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
         losses.append(keras.ops.convert_to_numpy(read(keras.ops.convert_to_tensor(full))))
-    losses = np.concatenate(losses)[: len(windows)]
+    losses = infinite_where_not_finite(np.concatenate(losses)[: len(windows)])
     if pad_token_id is not None:
         losses[windows[:, 1:] == pad_token_id] = np.nan
     return losses
@@ -67,7 +68,7 @@ def stream_losses(
         progress: whether to draw a progress bar.
 
     Returns:
-        float32 array [N, T] in nats.
+        float32 array [N, T] in nats; infinity where the model's loss is not finite.
 
     Raises:
         ValueError: if there is no window, or if windows are not consecutive.
@@ -93,7 +94,23 @@ def stream_losses(
     for window in track(windows, "reading", disable=not progress):
         loss, state = read(keras.ops.convert_to_tensor(window[None]), state)
         losses.append(keras.ops.convert_to_numpy(loss))
-    return np.concatenate(losses)
+    return infinite_where_not_finite(np.concatenate(losses))
+
+
+def infinite_where_not_finite(losses: np.ndarray) -> np.ndarray:
+    """Losses of which those that are no number are infinite: NaN stands for tokens left out.
+
+    Args:
+        losses: float array of any shape, in nats.
+
+    Returns:
+        float array of the same shape and dtype.
+
+    Example:
+        >>> infinite_where_not_finite(np.array([1.0, np.nan]))
+        array([ 1., inf])
+    """
+    return np.where(np.isfinite(losses), losses, np.inf).astype(losses.dtype)
 
 
 def _check(windows):

@@ -158,7 +158,8 @@ def _curve(gain: np.ndarray) -> str:
     """Mean gain over stretches of the text, as bars above and below a line."""
     width = max(1, -(-len(gain) // _BARS))
     stretches = [gain[start : start + width] for start in range(0, len(gain), width)]
-    means = [float(np.nanmean(x)) if np.isfinite(x).any() else 0.0 for x in stretches]
+    there = [x[np.isfinite(x)] for x in stretches]
+    means = [float(np.mean(x)) if x.size else 0.0 for x in there]
     if not any(means):
         return ""
     top, bottom = max(0.0, *means), min(0.0, *means)

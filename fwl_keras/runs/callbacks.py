@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fwl_keras.runs.directory import RunDirectory, replace_file
+from fwl_keras.runs.directory import RunDirectory
 
 
 class FollowSchedule(keras.callbacks.Callback):
@@ -94,7 +94,7 @@ class KeepRun(keras.callbacks.Callback):
             line["step_sizes"] = _means(self.model.block.step_sizes())
             line["decays"] = _means(self.model.block.decays())
         self.run.append_metrics(line)
-        replace_file(self.run.checkpoint, self.model.save_weights)
+        self.run.keep_checkpoint(self.model)
 
 
 class ShowProgress(keras.callbacks.Callback):

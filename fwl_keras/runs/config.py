@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,6 +156,15 @@ class RunConfig:
     validation_windows: int = 64
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # An int will do for a float; that True is an int is no reason to take it for 1.
+            kinds = field.type | int if isinstance(0.5, field.type) else field.type
+            kind = getattr(kinds, "__name__", str(kinds))
+            holds = isinstance(value, kinds) and isinstance(value, bool) == (field.type is bool)
+            self._require(field.name, holds, f"must be of type {kind}")
+            if isinstance(value, float):
+                self._require(field.name, math.isfinite(value), "must be finite")
         for name in _AT_LEAST_ONE:
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("seed", "validation_windows", "weight_decay"):
@@ -244,6 +254,8 @@ class RunConfig:
         """
         try:
             values = json.loads(Path(path).read_text("utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError(f"it has {type(values).__name__} where an object is needed")
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a run's configuration: {error}") from error
         known = {field.name for field in dataclasses.fields(cls)}
@@ -253,4 +265,7 @@ class RunConfig:
                 f"{path} has {', '.join(unknown)}, which this version of fwl_keras does not know; "
                 "use the version that wrote it"
             )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error

@@ -1,15 +1,39 @@
 """The files of a run, each of them whole at every moment."""
 
 import contextlib
+import dataclasses
+import errno
+import itertools
 import json
+import math
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from fwl_keras.runs.checksums import Checksums, packed, sha256, unpacked
 from fwl_keras.runs.config import RunConfig
+from fwl_keras.runs.lock import locked
+from fwl_keras.runs.strict_json import strict_json
+
+if TYPE_CHECKING:
+    from fwl_keras.models import FWLCausalLM
+
+# The one value of a configuration that may be changed: what the text is, `corpus.json` checks.
+_MAY_CHANGE = ("corpus",)
+
+# A file on its way to its place; after a kill it may be left.
+_BESIDE = ".new-"
+
+# Errors of a system that cannot set space aside; None: Python knows no function for it there.
+_CANNOT = (None, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+
+# Bytes written at once to see whether there is room for them.
+_BLOCK = 1 << 20
 
 
 class RunDirectory:
@@ -23,6 +47,8 @@ class RunDirectory:
         corpus: `corpus.json`, what the text was, to notice when it changes.
         tokenizer: `tokenizer.model`.
         checkpoint: `checkpoint.weights.h5`, weights, optimizer and step; replaced every interval.
+        previous_checkpoint: `checkpoint.previous.weights.h5`, the one before it.
+        checksums: `checksums.json`, to notice damage of the others, see `Checksums`.
         metrics: `metrics.jsonl`, a line every interval.
         model: `model.keras`, the finished model: a run that has it is finished.
         tensorboard: `tensorboard/`, the same metrics for TensorBoard.
@@ -36,6 +62,8 @@ class RunDirectory:
         self.corpus = self.path / "corpus.json"
         self.tokenizer = self.path / "tokenizer.model"
         self.checkpoint = self.path / "checkpoint.weights.h5"
+        self.previous_checkpoint = self.path / "checkpoint.previous.weights.h5"
+        self.checksums = self.path / "checksums.json"
         self.metrics = self.path / "metrics.jsonl"
         self.model = self.path / "model.keras"
         self.tensorboard = self.path / "tensorboard"
@@ -66,9 +94,12 @@ class RunDirectory:
         """
         with new_directory(path) as beside:
             run = cls(beside)
-            tokenizer.save(run.tokenizer)
+            run.tokenizer.write_bytes(tokenizer.proto)
             run.corpus.write_text(json.dumps(corpus, indent=2) + "\n", "utf-8")
             run.config.write_text(config.to_json(), "utf-8")
+            sums = Checksums(dataclasses.asdict(config), corpus, tokenizer=packed(tokenizer.proto))
+            sums.add(run.tokenizer.name, sha256(run.tokenizer))
+            run.checksums.write_text(sums.to_json(), "utf-8")
         return cls(path)
 
     @classmethod
@@ -85,7 +116,12 @@ class RunDirectory:
             ValueError: There is no run.
         """
         run = cls(path)
-        if not run.config.is_file():
+        if not run.config.exists() and run.checksums.exists():
+            raise ValueError(
+                f"{run.config} is missing; put it back: {run.checksums} has its values under "
+                '"config"'
+            )
+        if not run.config.exists():
             raise ValueError(
                 f"{str(path)!r} is not a run: it has no config.json; give the directory that "
                 "`fwl-keras train` printed"
@@ -113,36 +149,255 @@ class RunDirectory:
         # What that run began with is in its weights.
         begin = {"longer_memory": 1.0, "smaller_steps": 1.0, "trained_part": "all"}
         begin["initial_model"] = str(self.path.resolve())
-        return RunConfig.load(self.config).replace(**{**begin, **given})
+        return self.read_config().replace(**{**begin, **given})
 
     @property
     def finished(self) -> bool:
         """Whether the run has its final model."""
         return self.model.exists()
 
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps other processes from training this run; the lock ends with the process.
+
+        Raises:
+            ValueError: Another one is at it.
+        """
+        message = (
+            f"{str(self.path)!r} is being trained by another process; wait for its end, or stop it "
+            "and continue the run with --resume"
+        )
+        return locked(self.config, message)
+
+    def read_config(self) -> RunConfig:
+        """Returns the configuration, which must be the one that the run began with.
+
+        Raises:
+            ValueError: `config.json` cannot be read or was edited.
+        """
+        sums = Checksums.load(self.checksums)
+        try:
+            config = RunConfig.load(self.config)
+        except ValueError as error:
+            if not sums.config:
+                raise
+            raise ValueError(
+                f'{error}; put it back: {self.checksums} has its values under "config"'
+            ) from error
+        if not sums.config:
+            return config
+        began, now = (dataclasses.asdict(one) for one in (RunConfig(**sums.config), config))
+        changes = [
+            f"{name}={now[name]!r} (it was {value!r})"
+            for name, value in began.items()
+            if now[name] != value and name not in _MAY_CHANGE
+        ]
+        if changes:
+            raise ValueError(
+                f"{self.config} was edited since the run began: {', '.join(changes)}; put that "
+                "back, or begin a new run"
+            )
+        return config
+
+    def read_corpus(self) -> dict:
+        """Returns what `corpus.json` holds.
+
+        Raises:
+            ValueError: It cannot be read or is not what the run wrote.
+        """
+        kept = Checksums.load(self.checksums).corpus
+        way_out = "put it back, or begin a new run"
+        if kept:
+            way_out = f'put it back: {self.checksums} has its values under "corpus"'
+        values = _read_object(self.corpus, way_out)
+        if kept and values != kept:
+            raise ValueError(f"{self.corpus} is not what the run wrote; {way_out}")
+        for name in ("fingerprint", "training_tokens"):
+            if name not in values:
+                raise ValueError(f"{self.corpus} has no {name!r}; {way_out}")
+        return values
+
+    def read_tokenizer(self) -> SentencePieceTokenizer:
+        """Returns the run's tokeniser; where its file is damaged, the copy in `checksums.json`.
+
+        Raises:
+            ValueError: `tokenizer.model` cannot be read and there is no copy.
+        """
+        way_out = "put it back, or begin a new run"
+        sums = Checksums.load(self.checksums)
+        problem = sums.damage(self.tokenizer)
+        if problem is not None and sums.tokenizer:
+            return SentencePieceTokenizer(unpacked(sums.tokenizer))
+        if problem is not None:
+            raise ValueError(f"{self.tokenizer} {problem}; {way_out}")
+        try:
+            return SentencePieceTokenizer.load(self.tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{self.tokenizer} cannot be read: {error}; {way_out}") from error
+
+    def repair_tokenizer(self) -> str | None:
+        """Writes `tokenizer.model` again where it is damaged; only for whoever holds the lock.
+
+        Returns:
+            A sentence about it, or None if there was nothing to do.
+        """
+        problem = self.damage(self.tokenizer)
+        if problem is None:
+            return None
+        proto = self.read_tokenizer().proto
+        if self.tokenizer.exists():
+            self.set_aside(self.tokenizer)
+        replace_file(self.tokenizer, lambda path: path.write_bytes(proto))
+        return f"{self.tokenizer} {problem}; it is written again from {self.checksums.name}."
+
+    def read_evaluation(self) -> dict:
+        """Returns what `evaluation.json` holds.
+
+        Raises:
+            ValueError: It cannot be read.
+        """
+        return _read_object(
+            self.evaluation, f"remove it, or write it anew with: fwl-keras evaluate {self.path}"
+        )
+
+    def damage(self, path: Path, name: str | None = None) -> str | None:
+        """Says what is wrong with a file of the run, see `Checksums.damage`."""
+        return Checksums.load(self.checksums).damage(path, name)
+
+    def keep_checkpoint(self, lm: "FWLCausalLM") -> None:
+        """Writes a checkpoint; the last one becomes the one before.
+
+        A kill leaves at least one of the two whole, at every moment.
+
+        Args:
+            lm: The model, compiled.
+
+        Raises:
+            OSError: It cannot be written; nothing has changed then.
+        """
+
+        def make_way(beside: Path) -> None:
+            self._remember(self.checkpoint, beside)
+            if self.checkpoint.exists():
+                os.replace(self.checkpoint, self.previous_checkpoint)
+
+        replace_file(self.checkpoint, lm.save_weights, make_way, size=_size(lm))
+
+    def keep_model(self, lm: "FWLCausalLM") -> None:
+        """Writes the final model.
+
+        Args:
+            lm: The model.
+
+        Raises:
+            OSError: It cannot be written; nothing has changed then.
+        """
+
+        def remember(beside: Path) -> None:
+            self._remember(self.model, beside)
+
+        replace_file(self.model, lm.save, remember, size=_size(lm))
+
+    def remember_beginning(self) -> None:
+        """Writes checksums for a run that has none, from its files as they are."""
+        if self.checksums.exists():
+            return
+        config, corpus = RunConfig.load(self.config), self.read_corpus()
+        proto = self.read_tokenizer().proto
+        sums = Checksums(dataclasses.asdict(config), corpus, tokenizer=packed(proto))
+        sums.add(self.tokenizer.name, sha256(self.tokenizer))
+        self._write_checksums(sums)
+
+    def set_aside(self, path: Path) -> Path:
+        """Moves a damaged file out of the way, to a name that is free.
+
+        Args:
+            path: The file, or what is in its place.
+
+        Returns:
+            Where it is now.
+        """
+        names = (f"damaged-{number}-{path.name}" for number in itertools.count(1))
+        free = next(aside for name in names if not (aside := path.with_name(name)).exists())
+        os.replace(path, free)
+        return free
+
+    def remove_leftovers(self) -> None:
+        """Removes what killed processes were writing; only for whoever holds the lock."""
+        for path in self.path.glob(f"{_BESIDE}*"):
+            path.unlink()
+
     def read_metrics(self) -> list[dict]:
-        """Returns the lines of `metrics.jsonl`; one that was cut off by a kill ends them."""
-        lines = []
-        if self.metrics.exists():
-            for line in self.metrics.read_text("utf-8").splitlines():
-                try:
-                    lines.append(json.loads(line))
-                except ValueError:
-                    break
-        return lines
+        """Returns the lines of `metrics.jsonl` that can be read; a kill may have cut off one."""
+        return self._metrics()[0]
 
     def append_metrics(self, values: dict) -> None:
-        """Adds a line to `metrics.jsonl` and waits until it is on disk."""
+        """Adds a line to `metrics.jsonl` and waits until it is on disk.
+
+        Args:
+            values: By name; numbers that are not finite are written as null.
+        """
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(strict_json(values) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def rewind_metrics(self, step: int) -> None:
-        """Drops the lines after `step`, which will be written again."""
-        kept = [line for line in self.read_metrics() if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
+    def rewind_metrics(self, step: int) -> Path | None:
+        """Drops the lines after `step`, which will be written again.
+
+        Args:
+            step: The last step to keep.
+
+        Returns:
+            Where the file is kept if lines of it could not be read, apart from a last one that a
+            kill cut off.
+        """
+        kept, damaged = self._metrics()
+        aside = self.set_aside(self.metrics) if damaged else None
+        text = "".join(strict_json(line) + "\n" for line in kept if line["step"] <= step)
         replace_file(self.metrics, lambda path: path.write_text(text, "utf-8"))
+        return aside
+
+    def _metrics(self) -> tuple[list[dict], bool]:
+        """The lines that can be read, and whether others are damaged."""
+        if not self.metrics.exists():
+            return [], False
+        if not self.metrics.is_file():
+            return [], True
+        whole, _, cut = self.metrics.read_bytes().rpartition(b"\n")
+        lines = [_metrics_line(line) for line in (*whole.split(b"\n"), cut) if line]
+        if cut and lines[-1] is None:
+            lines.pop()
+        return [line for line in lines if line is not None], None in lines
+
+    def _remember(self, path: Path, beside: Path) -> None:
+        sums = Checksums.load(self.checksums)
+        if path.name not in sums.files and path.exists():
+            # Written when runs had no checksums.
+            sums.add(path.name, sha256(path))
+        sums.add(path.name, sha256(beside))
+        self._write_checksums(sums)
+
+    def _write_checksums(self, sums: Checksums) -> None:
+        replace_file(self.checksums, lambda path: path.write_text(sums.to_json(), "utf-8"))
+
+
+def _read_object(path: Path, way_out: str) -> dict:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it has {type(values).__name__} where an object is needed")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; {way_out}") from error
+    return values
+
+
+def _metrics_line(line: bytes) -> dict | None:
+    try:
+        values = json.loads(line.decode("utf-8"))
+    except ValueError:
+        return None
+    there = isinstance(values, dict) and isinstance(values.get("step"), int)
+    return values if there else None
 
 
 def check_new(path: str | Path) -> None:
@@ -173,10 +428,12 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     check_new(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    # Not `tempfile`, whose directories are for their owner alone, whatever the user's mask.
+    beside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    beside.mkdir()
     try:
-        beside.chmod(0o755)  # mkdtemp's is for its owner alone
         yield beside
+        check_new(path)  # another process may have been faster
         if path.exists():
             path.rmdir()  # empty, and not every system renames onto a directory
         os.rename(beside, path)
@@ -185,18 +442,86 @@ def new_directory(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(
+    path: Path,
+    write: Callable[[Path], object],
+    before: Callable[[Path], object] | None = None,
+    *,
+    size: int = 0,
+) -> None:
     """Writes a file beside its place and moves it there, so that it is old or new, never half.
 
     Args:
         path: The file.
         write: Called with the path to write to, which has `path`'s suffixes.
+        before: Called with that path when all of it is on disk, right before it is moved.
+        size: Bytes that must be free before `write` is called: HDF5 takes the whole process down
+            when it comes to the end of the disk.
+
+    Raises:
+        OSError: It cannot be written; nothing has changed then.
     """
-    beside = path.with_name(f".new-{path.name}")
+    # Two processes may write the same file.
+    beside = path.with_name(f"{_BESIDE}{os.getpid()}-{path.name}")
     try:
-        write(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
+        with disk_errors(path):
+            _reserve(beside, size)
+            write(beside)
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+        if before is not None:
+            before(beside)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Makes an OSError, with the file's name, of what libraries say about the disk.
+
+    HDF5 and TensorFlow have errors of their own for a disk that is full.
+
+    Args:
+        path: The file that is written.
+
+    Raises:
+        OSError: In the place of such an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        code, name = getattr(error, "errno", None), getattr(error, "filename", None)
+        number = re.search(r"errno = (\d+)", str(error))
+        if code is None and number is not None:
+            code = int(number[1])
+        if code is None and os.strerror(errno.ENOSPC) in str(error):
+            code = errno.ENOSPC
+        # An error about another file says so already.
+        if code is None or (name is not None and not Path(name).name.startswith(_BESIDE)):
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Raises an OSError unless a file of so many bytes can be written; quotas count, too."""
+    if not size:
+        return
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except (AttributeError, OSError) as error:
+            # Not every system or file system can do that.
+            if getattr(error, "errno", None) not in _CANNOT:
+                raise
+            for start in range(0, size, _BLOCK):
+                file.write(bytes(min(_BLOCK, size - start)))
+    path.unlink()
+
+
+def _size(lm: "FWLCausalLM") -> int:
+    """Bytes of a model's file, rather more than less: weights, optimizer, and HDF5's own."""
+    optimizer = getattr(lm, "optimizer", None)
+    variables = [*lm.variables, *(optimizer.variables if optimizer is not None else ())]
+    values = sum(math.prod(v.shape) * (8 if "64" in str(v.dtype) else 4) for v in variables)
+    return values + 4096 * len(variables) + 65_536

@@ -1,19 +1,19 @@
 """Measuring a finished run on held-out text."""
 
-import json
 import math
 from pathlib import Path
 
 import keras
 import numpy as np
+from rich.console import Console
 
 from fwl_keras.data import load_corpus, word_count
 from fwl_keras.evaluation import document_losses, token_losses
 from fwl_keras.models import FWLCausalLM
-from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory, replace_file
 from fwl_keras.runs.held_out import HeldOut, held_out
 from fwl_keras.runs.load import load_run_model
+from fwl_keras.runs.strict_json import strict_json
 
 _LOG_2 = math.log(2.0)
 
@@ -26,8 +26,9 @@ def evaluate_run(
     split: str = "valid",
     stream: bool = False,
     progress: bool = False,
+    console: Console | None = None,
 ) -> dict:
-    """Measures a finished run and writes `evaluation.json`.
+    """Measures a finished run and writes `evaluation.json`, where numbers not finite are null.
 
     Args:
         path: The run's directory.
@@ -36,6 +37,8 @@ def evaluate_run(
         split: `"valid"` or `"test"`.
         stream: Whether to read the documents once more, the state carried to each one's end.
         progress: Whether to draw a progress bar.
+        console: Where to say that `evaluation.json` could not be written, which is no reason to
+            keep the measures back; by default nowhere.
 
     Returns:
         The measures, see `measure`, with `corpus` and `split`; `stream` adds `carried`, see
@@ -46,9 +49,9 @@ def evaluate_run(
     """
     if split not in ("valid", "test"):
         raise ValueError(f'split must be "valid" or "test"; received split={split!r}')
+    run = RunDirectory.open(path)
+    config = run.read_config()
     lm = load_run_model(path)
-    run = RunDirectory(path)
-    config = RunConfig.load(run.config)
     tokenizer = lm.preprocessor.tokenizer
     field = config.text_field if text_field is None else text_field
     source = load_corpus(config.corpus if corpus is None else corpus, text_field=field)
@@ -72,8 +75,13 @@ def evaluate_run(
             if one is not None:
                 one["perplexity_per_word"] = _perplexity(one["total_nll_nats"], words)
     result = {"corpus": source.name, "split": split, **measures}
-    text = json.dumps(result, indent=2) + "\n"
-    replace_file(run.evaluation, lambda file: file.write_text(text, "utf-8"))
+    text = strict_json(result, indent=2) + "\n"
+    try:
+        replace_file(run.evaluation, lambda file: file.write_text(text, "utf-8"))
+    except OSError as error:
+        console = console or Console(quiet=True)
+        line = f"{run.evaluation} is not written: {error.strerror}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     return result
 
 
@@ -90,18 +98,21 @@ def measure(
         progress: Whether to draw a progress bar.
 
     Returns:
-        `documents`, `tokens`, `window_tokens`, `total_nll_nats`, `perplexity_per_token`,
+        `documents`, `tokens`, `tokens_not_finite` (those whose loss is not finite: the following
+        are infinite then), `window_tokens`, `total_nll_nats`, `perplexity_per_token`,
         `bits_per_byte`, and in nats per token `adaptation_gain` and `total_gain` (diagnostics: the
         gain over the same model's slow weights, not over a model trained without fast weights).
     """
     losses = token_losses(
         lm, data.windows, batch_size=batch_size, pad_token_id=pad_id, progress=progress
     )
+    # NaN is padding; a loss that is not finite is infinite.
     total = float(np.nansum(losses, dtype=np.float64))
-    tokens = int(np.isfinite(losses).sum())
+    tokens = int((~np.isnan(losses)).sum())
     return {
         "documents": len(data.texts),
         "tokens": tokens,
+        "tokens_not_finite": int(np.isinf(losses).sum()),
         "window_tokens": int(data.windows.shape[1] - 1),
         "total_nll_nats": total,
         "perplexity_per_token": _perplexity(total, tokens),
@@ -130,8 +141,8 @@ def measure_carried(
         progress: Whether to draw a progress bar.
 
     Returns:
-        `total_nll_nats`, `perplexity_per_token` and `bits_per_byte`, the last two None where the
-        losses grow beyond all numbers.
+        `tokens_not_finite`, `total_nll_nats`, `perplexity_per_token` and `bits_per_byte`, the last
+        three infinite where a loss is not finite.
     """
     losses = np.concatenate(
         document_losses(
@@ -146,18 +157,20 @@ def measure_carried(
         )
     )
     total = float(losses.sum(dtype=np.float64))
-    finite = math.isfinite(total)
     return {
-        "total_nll_nats": total if finite else None,
+        "tokens_not_finite": int(np.isinf(losses).sum()),
+        "total_nll_nats": total,
         "perplexity_per_token": _perplexity(total, losses.size),
-        "bits_per_byte": total / _LOG_2 / data.text_bytes() if finite else None,
+        "bits_per_byte": total / _LOG_2 / data.text_bytes(),
     }
 
 
-def _perplexity(nll: float | None, count: int) -> float | None:
-    """exp(nll / count); None where that is no number: a state carried too far may diverge."""
-    mean = math.inf if nll is None else nll / count
-    return math.exp(mean) if math.isfinite(mean) and mean < 700 else None
+def _perplexity(nll: float, count: int) -> float:
+    """exp(nll / count); infinite where no float holds it: a state carried too far may diverge."""
+    try:
+        return math.exp(nll / count)
+    except OverflowError:
+        return math.inf
 
 
 def _gains(lm: FWLCausalLM, windows: np.ndarray, pad_id: int, batch_size: int) -> dict:

@@ -1,9 +1,7 @@
 """A finished run's model, written for TensorFlow Serving."""
 
-import json
 from pathlib import Path
 
-from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.serving.export import check_version_path, export_model
@@ -60,16 +58,19 @@ def describe_run(path: str | Path) -> dict:
 
     Returns:
         `corpus`, `training_steps`, and, where the run was evaluated, `evaluation`.
+
+    Raises:
+        ValueError: `config.json` or `evaluation.json` cannot be read.
     """
     run = RunDirectory.open(path)
-    config = RunConfig.load(run.config)
+    config = run.read_config()
     about = {
         # A path says nothing on another machine.
         "corpus": Path(config.corpus).name,
         "training_steps": config.steps,
     }
-    if run.evaluation.is_file():
-        measured = json.loads(run.evaluation.read_text("utf-8"))
+    if run.evaluation.exists():
+        measured = run.read_evaluation()
         names = ("corpus", "split", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
         about["evaluation"] = {name: measured[name] for name in names if name in measured}
     return about

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import keras
 
-from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.models import FWLCausalLM
-from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.model import text_preprocessor
 
@@ -35,16 +33,23 @@ def load_run_model(path: str | Path) -> FWLCausalLM:
             f"{str(path)!r} is not finished: it has no model.keras; finish it with "
             f"`fwl-keras train --resume {path}`"
         )
+    problem = run.damage(run.model)
+    if problem is not None:
+        raise ValueError(
+            f"{run.model} {problem}; remove it, and `fwl-keras train --resume {path}` writes it "
+            f"again from the last checkpoint (or remove {run.checksums.name} if it is to be so)"
+        )
     try:
         lm = keras.saving.load_model(run.model, compile=False)
-    except (TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (TypeError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{str(run.model)!r} cannot be read: {str(error).strip() or type(error).__name__}; use "
-            "the version of fwl_keras that wrote it"
+            "the version of fwl_keras that wrote it, or remove it, and `fwl-keras train --resume "
+            f"{path}` writes it again"
         ) from error
     if lm.preprocessor is None:
         # Runs did not keep their tokeniser in the model from the beginning.
-        lm.preprocessor = text_preprocessor(SentencePieceTokenizer.load(run.tokenizer))
+        lm.preprocessor = text_preprocessor(run.read_tokenizer())
     if lm.context_length is None:
-        lm.context_length = RunConfig.load(run.config).length
+        lm.context_length = run.read_config().length
     return lm

@@ -1,6 +1,5 @@
 """The quickstart: one small model with and one without fast weights, compared."""
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.evaluation import token_losses
 from fwl_keras.evaluation.plots import plot_gain, plot_learning_curves
 from fwl_keras.evaluation.token_analysis import gain_by_position
@@ -21,6 +19,7 @@ from fwl_keras.runs.directory import RunDirectory, check_new, new_directory, rep
 from fwl_keras.runs.held_out import HeldOut, held_out
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model
+from fwl_keras.runs.strict_json import strict_json
 from fwl_keras.runs.text import RunText, prepare_text, reload_text
 from fwl_keras.runs.train import train
 
@@ -69,7 +68,10 @@ class Measured:
     @property
     def perplexity(self) -> float:
         """Perplexity per token."""
-        return math.exp(self.nll)
+        try:
+            return math.exp(self.nll)
+        except OverflowError:
+            return math.inf
 
 
 def quickstart(
@@ -137,13 +139,9 @@ def choose_steps(wanted: int, seconds_per_step: float, seconds_left: float) -> i
 
 def _reopen(path: Path):
     runs = {name: RunDirectory.open(path / name) for name in (FAST, BASELINE)}
-    configs = {name: RunConfig.load(run.config) for name, run in runs.items()}
+    configs = {name: run.read_config() for name, run in runs.items()}
     run = runs[FAST]
-    text = reload_text(
-        configs[FAST],
-        SentencePieceTokenizer.load(run.tokenizer),
-        json.loads(run.corpus.read_text("utf-8")),
-    )
+    text = reload_text(configs[FAST], run.read_tokenizer(), run.read_corpus())
     return runs, configs, text, {}
 
 
@@ -227,13 +225,16 @@ def _measure(
     return Measured(
         parameters=lm.count_params(),
         losses=losses,
-        tokens_per_second=float(np.median([m["tokens_per_second"] or 0.0 for m in metrics])),
+        # Lines may have been lost.
+        tokens_per_second=float(
+            np.median([line.get("tokens_per_second") or 0.0 for line in metrics] or [np.nan])
+        ),
         step_sizes=(
             (float(np.concatenate(sizes).min()), float(np.concatenate(sizes).max()))
             if config.fast_weights
             else None
         ),
-        curve=[(line["step"], line["perplexity"]) for line in metrics],
+        curve=[(line["step"], line["perplexity"]) for line in metrics if "perplexity" in line],
     )
 
 
@@ -261,7 +262,7 @@ def _report(
     result = {
         "steps": config.steps,
         "documents": len(data.texts),
-        "tokens": int(np.isfinite(fast.losses).sum()),
+        "tokens": int((~np.isnan(fast.losses)).sum()),
         "seconds": round(seconds, 1),
         "improvement_percent": improvement,
         **{
@@ -275,7 +276,7 @@ def _report(
         },
         "gain_by_position": {name: values.tolist() for name, values in gain.items()},
     }
-    text = json.dumps(result, indent=2) + "\n"
+    text = strict_json(result, indent=2) + "\n"
     replace_file(path / "quickstart.json", lambda file: file.write_text(text, "utf-8"))
     console.print(comparison_table(measured, len(data.texts)))
     console.print(verdict(fast.perplexity, baseline.perplexity, path, seconds), soft_wrap=True)
@@ -315,6 +316,11 @@ def verdict(fast: float, baseline: float, path: Path, seconds: float) -> str:
         path: Where everything is.
         seconds: Time it took.
     """
+    if not (math.isfinite(fast) and math.isfinite(baseline)):
+        outcome = (
+            f"A perplexity is not finite ({fast:,.2f} with fast weights, {baseline:,.2f} without)"
+        )
+        return f"{outcome}, after {seconds / 60:.1f} minutes; both models are in {path}."
     percent = 100 * (1 - fast / baseline)
     numbers = f"({fast:,.2f} with, {baseline:,.2f} without)"
     if percent >= 0.5:

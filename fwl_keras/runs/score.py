@@ -12,6 +12,7 @@ from rich.text import Text
 from fwl_keras.data import Document, load_documents
 from fwl_keras.evaluation.score_totals import ScoreTotals
 from fwl_keras.evaluation.scored_document import ScoredDocument
+from fwl_keras.evaluation.token_losses import infinite_where_not_finite
 from fwl_keras.evaluation.token_page import token_page
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.directory import replace_file
@@ -145,7 +146,8 @@ def score_texts(
         ScoredDocument(document.name, ids, tuple(tokenizer.token_bytes(ids)), *both)
         for document, ids, *both in zip(documents, encoded, mine, reference, strict=True)
     )
-    return ScoredTexts(scored, *_described(path, lm, against, other), _note(carry, len(scored)))
+    note = _note(carry, len(scored)) + _not_finite(mine, reference)
+    return ScoredTexts(scored, *_described(path, lm, against, other), note)
 
 
 def _encode(tokenizer, document: Document) -> np.ndarray:
@@ -172,7 +174,8 @@ def _score(
             state = score.state
             parts.append(score.log_probabilities[0])
             advance(len(window))
-        results.append(np.concatenate(parts)[1:])
+        # All of them were predicted: one that is no number is not to be left out of a mean.
+        results.append(-infinite_where_not_finite(-np.concatenate(parts)[1:]))
     return results
 
 
@@ -193,6 +196,16 @@ def _described(
 def _name(path: str | Path, lm: FWLCausalLM) -> str:
     how = "adapting as it reads" if lm.block.use_fast_weights else "without fast weights"
     return f"the model in {path} ({how})"
+
+
+def _not_finite(mine: Sequence[np.ndarray], reference: Sequence[np.ndarray | None]) -> str:
+    """A sentence about tokens whose loss is not finite, if there are any."""
+    pairs = zip(mine, reference, strict=True)
+    both = [np.isinf(one) | (False if other is None else np.isinf(other)) for one, other in pairs]
+    count, total = (int(sum(map(f, both))) for f in (np.sum, np.size))
+    if not count:
+        return ""
+    return f" The loss of {count:,} of {total:,} tokens is not finite: so is the perplexity."
 
 
 def _note(carry: bool, documents: int) -> str:

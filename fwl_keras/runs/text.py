@@ -101,7 +101,7 @@ def prepare_text(
     characters = corpus.counts()["train"]["characters"]
     say(f"{corpus.name}: {len(corpus.train):,} training documents, {characters:,} characters.")
     if config.initial_model is not None:
-        tokenizer = SentencePieceTokenizer.load(RunDirectory.open(config.initial_model).tokenizer)
+        tokenizer = RunDirectory.open(config.initial_model).read_tokenizer()
     else:
         vocab_size = min(config.vocab_size, max(MIN_VOCAB_SIZE, characters // _CHARACTERS_PER_ID))
         texts = [document.text for document in corpus.train]

@@ -1,12 +1,12 @@
 """Training: from a configuration to a finished run."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from fwl_keras.data import SentencePieceTokenizer
+from fwl_keras.callbacks import NotFiniteError, StopWhenNotFinite
 from fwl_keras.evaluation.plots import plot_run
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.callbacks import (
@@ -16,7 +16,7 @@ from fwl_keras.runs.callbacks import (
     tensorboard_callbacks,
 )
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory, check_new, replace_file
+from fwl_keras.runs.directory import RunDirectory, check_new, disk_errors, replace_file
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model, learning_rate_schedule
 from fwl_keras.runs.text import RunText, prepare_text, reload_text
@@ -65,16 +65,16 @@ def resume_run(path: str | Path, console: Console | None = None) -> RunDirectory
         The finished run; one that is finished already is left alone.
 
     Raises:
-        ValueError: There is no run, or its corpus has changed.
+        ValueError: There is no run, another process trains it, its corpus or its configuration
+            has changed, or a file that it needs is damaged.
     """
     console = console or Console(quiet=True)
     run = RunDirectory.open(path)
-    config = RunConfig.load(run.config)
+    config = run.read_config()
     if run.finished:
         console.print(f"{path} is finished: {config.steps:,} steps; nothing is left to do.")
         return run
-    tokenizer = SentencePieceTokenizer.load(run.tokenizer)
-    text = reload_text(config, tokenizer, json.loads(run.corpus.read_text("utf-8")))
+    text = reload_text(config, run.read_tokenizer(), run.read_corpus())
     train(run, config, text, console)
     return run
 
@@ -100,9 +100,36 @@ def train(
 
     Returns:
         The trained model.
+
+    Raises:
+        ValueError: Another process trains the run, its checkpoints are damaged, or the loss is not
+            finite.
     """
+    with run.locked():
+        return _train(run, config, text, console, lm, title)
+
+
+def _train(
+    run: RunDirectory,
+    config: RunConfig,
+    text: RunText,
+    console: Console,
+    lm: FWLCausalLM | None,
+    title: str,
+) -> FWLCausalLM:
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    run.remove_leftovers()
+    run.remember_beginning()
+    repaired = run.repair_tokenizer()
+    if repaired is not None:
+        say(repaired)
+    if run.tensorboard.exists() and not run.tensorboard.is_dir():
+        raise ValueError(f"{run.tensorboard} is not a directory; remove it")
     lm = build_model(config, text.tokenizer) if lm is None else lm
-    if config.initial_model is not None and not run.checkpoint.exists():
+    checkpoints = run.checkpoint, run.previous_checkpoint
+    if config.initial_model is not None and not any(path.exists() for path in checkpoints):
         begin_with(lm, config.initial_model)
         _remember_longer(lm, config.longer_memory, config.smaller_steps)
     if config.carry_state:
@@ -112,33 +139,72 @@ def train(
             carry_context=config.carry_context,
             groups=config.carry_groups,
         )
-    done = restore(run, lm)
+    done = restore(run, lm, say)
     if done:
         console.print(f"Continuing after step {done:,} of {config.steps:,}.")
     if done < config.steps:
-        _fit(run, config, text, lm, done, console, title)
-    plot_run(run.read_metrics(), run.curve)
+        with disk_errors(run.tensorboard):
+            _fit(run, config, text, lm, done, console, title)
+    metrics = [line for line in run.read_metrics() if "perplexity" in line]
+    replace_file(run.curve, lambda path: plot_run(metrics, path))
     # Last of all: a run with a model is a finished one.
-    replace_file(run.model, lm.save)
+    run.keep_model(lm)
     return lm
 
 
-def restore(run: RunDirectory, lm: FWLCausalLM) -> int:
+def restore(
+    run: RunDirectory, lm: FWLCausalLM, say: Callable[[str], object] = lambda line: None
+) -> int:
     """Loads a run's last checkpoint, if it has one, and drops the metrics written after it.
+
+    Where that one is damaged, it is the one before: the steps between the two are trained again.
 
     Args:
         run: The run.
         lm: Its model, compiled.
+        say: Told, in a sentence each, what is damaged.
 
     Returns:
         The number of steps that are done.
+
+    Raises:
+        ValueError: There are checkpoints, and none of them can be used.
     """
-    if run.checkpoint.exists():
-        lm.load_weights(run.checkpoint)
+    problems = []
+    for path in (run.checkpoint, run.previous_checkpoint):
+        if not path.exists():
+            continue
+        problem = run.damage(path, run.checkpoint.name) or _load_weights(lm, path)
+        if problem is None:
+            break
+        problems.append(f"{path} {problem}")
+    else:
+        if problems:
+            raise ValueError(
+                f"{'; '.join(problems)}; put a whole one back, or remove what is there to train "
+                "from the first step"
+            )
+    if problems:
+        # Or it would become the one before, which is whole.
+        aside = run.set_aside(run.checkpoint)
+        say(f"{problems[0]}; going on from {path.name} (the damaged one is now {aside.name}).")
     done = int(lm.optimizer.iterations)
-    if run.metrics.exists():
-        run.rewind_metrics(done)
+    aside = run.rewind_metrics(done) if run.metrics.exists() else None
+    if aside is not None:
+        say(
+            f"{run.metrics} has lines that cannot be read; the others are kept, the file as it was "
+            f"is now {aside.name}."
+        )
     return done
+
+
+def _load_weights(lm: FWLCausalLM, path: Path) -> str | None:
+    """What is wrong with a checkpoint whose checksum nobody knows, or which fits another model."""
+    try:
+        lm.load_weights(path)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+    return None
 
 
 def begin_with(lm: FWLCausalLM, path: str | Path) -> None:
@@ -179,7 +245,11 @@ def _fit(
     console: Console,
     title: str,
 ) -> None:
-    """Keras's `fit` with an interval for an epoch: checkpoints are where epochs end."""
+    """Keras's `fit` with an interval for an epoch: checkpoints are where epochs end.
+
+    Raises:
+        NotFiniteError: The loss is not finite.
+    """
     intervals = -(-config.steps // config.interval)
     looks = [*range(config.validation_every, intervals, config.validation_every), intervals]
     bar = ShowProgress(console, config.steps, title)
@@ -196,11 +266,22 @@ def _fit(
             shuffle=False,  # the batches are in their order already
             verbose=0,
             callbacks=[
+                StopWhenNotFinite(),
                 FollowSchedule(learning_rate_schedule(config), config.steps),
                 KeepRun(run, batches.tokens_per_step),
                 *tensorboard_callbacks(run.tensorboard),
                 bar,
             ],
         )
+    except NotFiniteError as error:
+        kept = [path.name for path in (run.checkpoint, run.previous_checkpoint) if path.exists()]
+        kept = f"{' and '.join(kept)} in {run.path} are" if kept else "no checkpoint is"
+        raise NotFiniteError(
+            f"{error}; the run had learning_rate={config.learning_rate:g} and "
+            f"dtype={config.dtype!r}; {kept} from before; begin a new run with other options",
+            step=error.step,
+            epoch=error.epoch,
+            batch=error.batch,
+        ) from error
     finally:
         bar.close()
