@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -90,6 +91,23 @@ TextField = Annotated[
         "--text-field",
         help="Field of a .jsonl file's records that holds the text. Default: text, or the run's.",
         show_default=False,
+    ),
+]
+
+
+class DivergencePolicy(StrEnum):
+    """What is done where fast weights predict worse than the trained ones."""
+
+    ignore = "ignore"
+    reset = "reset"
+    freeze = "freeze"
+
+
+OnDivergence = Annotated[
+    DivergencePolicy,
+    typer.Option(
+        help="Where fast weights predict worse than the trained ones, by more than a nat per token "
+        "over a segment: warn and go on, begin with fresh ones, or take no more steps."
     ),
 ]
 Debug = Annotated[
@@ -325,6 +343,7 @@ def evaluate(
             "end, and compare.",
         ),
     ] = False,
+    on_divergence: OnDivergence = DivergencePolicy.ignore,
     debug: Debug = False,
 ) -> None:
     """Measure a finished run on held-out text.
@@ -341,6 +360,7 @@ def evaluate(
             text_field=text_field,
             split=split.value,
             stream=stream,
+            on_divergence=on_divergence.value,
             progress=True,
             console=Console(stderr=True),
         )
@@ -384,6 +404,7 @@ def generate(
             help="Do not adapt to what is written; small models then repeat themselves less.",
         ),
     ] = False,
+    on_divergence: OnDivergence = DivergencePolicy.ignore,
     debug: Debug = False,
 ) -> None:
     """Write text with a finished run, the model adapting to what it reads and writes.
@@ -410,6 +431,7 @@ def generate(
             sampler=make_sampler(sampler.value, temperature=temperature, top_k=top_k, top_p=top_p),
             seed=seed,
             freeze=freeze,
+            on_divergence=on_divergence.value,
             console=console,
             text_field=text_field,
         )
@@ -454,6 +476,7 @@ def score(
             help="Carry the state from text to text, or begin each with a fresh one.",
         ),
     ] = False,
+    on_divergence: OnDivergence = DivergencePolicy.ignore,
     debug: Debug = False,
 ) -> None:
     """Score texts with a finished run, the model adapting while it reads.
@@ -471,6 +494,7 @@ def score(
             files,
             against=against,
             carry=carry,
+            on_divergence=on_divergence.value,
             text_field=text_field,
             console=Console(stderr=True),
         )
@@ -684,7 +708,8 @@ def _reported(
 ) -> Iterator[None]:
     """Turns a user's error into one line and an interruption into advice."""
     try:
-        yield
+        with _warnings_in_words():
+            yield
     except BrokenPipeError:
         # Whoever reads the output has enough of it, like `head`; Typer ends quietly.
         raise
@@ -705,6 +730,22 @@ def _reported(
             advice = " Nothing was trained yet, and nothing was written."
         console.print(f"\nInterrupted.{advice}", soft_wrap=True, markup=False, highlight=False)
         raise typer.Exit(130) from None
+
+
+@contextlib.contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Shows a warning as one line, once, without the place in the program that it came from."""
+    shown = set()
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        words = " ".join(str(message).split())
+        if issubclass(category, RuntimeWarning) and words not in shown:
+            shown.add(words)
+            print(f"Warning: {words}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _disk_error(error: OSError, goes_on: str) -> str:

@@ -9,6 +9,7 @@ from rich.progress import track
 from fwl_keras.data import DocumentPass
 from fwl_keras.evaluation.token_losses import infinite_where_not_finite
 from fwl_keras.models.compiled import Compiled
+from fwl_keras.models.divergence import Watch
 from fwl_keras.ops.reset_rows import reset_rows
 
 
@@ -22,6 +23,7 @@ def document_losses(
     pad_id: int,
     carry: bool = True,
     carry_context: bool = False,
+    on_divergence: str = "ignore",
     compiled: dict | None = None,
     progress: bool = False,
 ) -> list[np.ndarray]:
@@ -42,6 +44,8 @@ def document_losses(
         carry: False begins every window with a fresh state instead, for comparison.
         carry_context: whether the body goes on from window to window too (see
             `FWLCausalLM.carry_state`).
+        on_divergence: what is done where fast weights diverge, as for `FWLCausalLM.read`. A row
+            stays frozen until its next document.
         compiled: dict in which to keep what was compiled for this model, to be given again; None:
             nothing is kept.
         progress: whether to draw a progress bar.
@@ -49,6 +53,9 @@ def document_losses(
     Returns:
         For each document a float32 array [tokens] in nats; infinity where the model's loss is not
         finite.
+
+    Warns:
+        RuntimeWarning: once, where fast weights diverge.
 
     Raises:
         ValueError: if a size is below 1, there is no token in the documents, or the body cannot go
@@ -60,15 +67,24 @@ def document_losses(
     """
     batches = DocumentPass(documents_ids, length, batch_size, eos_id=eos_id, pad_id=pad_id)
 
-    def read(inputs, labels, state):
+    watches = carry and lm.block.use_fast_weights
+
+    def read(inputs, labels, frozen, state):
         # The mask marks the positions that have a label, the window's last one among them.
         weights = keras.ops.cast(inputs["padding_mask"], "float32")
-        arguments = {"labels": labels, "weights": weights, "output": "loss", "training": False}
+        arguments = {"labels": labels, "weights": weights, "training": False}
         if not carry:
-            return lm(inputs, **arguments)["loss"], state
-        state = reset_rows(state, inputs["starts"])
-        losses, state = lm(inputs, state=state, return_state=True, **arguments)
-        return losses["loss"], state
+            return lm(inputs, output="loss", **arguments)["loss"], frozen, state
+        if watches:
+            arguments["weights"] = keras.ops.where(frozen[:, None], 0.0, weights)
+        found, state = lm(
+            inputs,
+            state=state,
+            return_state=True,
+            output="watched" if watches else "loss",
+            **arguments,
+        )
+        return found["loss"], found["diverged"] if watches else frozen, state
 
     compiled = {} if compiled is None else compiled
     kind = "document_losses", carry
@@ -79,10 +95,21 @@ def document_losses(
     if carry_context and not carry:
         raise ValueError("`carry_context=True` needs `carry=True`: the two go on together.")
     state = lm.document_state(batch_size, carry_context) if carry else {}
+    watch = Watch(on_divergence)
+    frozen = np.zeros(batch_size, bool)
     steps = track(range(len(batches)), "reading documents", disable=not progress)
     for step in steps:
         inputs, labels = batches[step]
         tensors = {name: keras.ops.convert_to_tensor(value) for name, value in inputs.items()}
-        losses, state = read(tensors, keras.ops.convert_to_tensor(labels), state)
+        if carry:
+            state = reset_rows(state, tensors["starts"])
+            frozen &= ~inputs["starts"]
+        losses, diverged, after = read(
+            tensors, keras.ops.convert_to_tensor(labels), keras.ops.convert_to_tensor(frozen), state
+        )
+        if watches:
+            after, frozen = watch.after(diverged, after, state, frozen)
+        state = after
         batches.scatter(step, keras.ops.convert_to_numpy(losses), result)
+    watch.report()
     return [infinite_where_not_finite(losses) for losses in result]

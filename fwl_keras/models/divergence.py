@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 from keras import ops
 
-from fwl_keras.models.stepping import Advanced, split_state
+from fwl_keras.models.stepping import split_context
+from fwl_keras.ops._types import Tensor
 from fwl_keras.ops.divergence import LIMIT
 from fwl_keras.ops.reset_rows import reset_rows, select_rows
 
@@ -18,9 +19,6 @@ class Watch:
     Args:
         on_divergence: one of `POLICIES`.
 
-    Attributes:
-        frozen: arguments of `advance` that tell it which rows take no steps; empty for none.
-
     Raises:
         ValueError: if there is no such policy.
     """
@@ -31,28 +29,35 @@ class Watch:
                 f"`on_divergence` must be one of {', '.join(POLICIES)}; received {on_divergence!r}."
             )
         self.on_divergence = on_divergence
-        self.frozen = ()
         self._diverged = None
 
-    def after(self, found: Advanced, before: dict) -> dict:
-        """The state to go on with after a window.
+    def after(
+        self, diverged: Tensor, state: dict, before: dict, frozen: np.ndarray
+    ) -> tuple[dict, np.ndarray]:
+        """What to go on with after a window.
 
         Args:
-            found: what `advance` found in it.
+            diverged: bool tensor [B], rows that did in this window.
+            state: the model's state after it.
             before: the model's state before it.
+            frozen: bool array [B], rows that took no steps in it.
+
+        Returns:
+            The state, and the rows that are to take no steps from now on.
         """
-        rows = ops.convert_to_numpy(found.diverged)
-        if not rows.any():
-            return found.state
-        self._diverged = rows if self._diverged is None else self._diverged | rows
-        if self.on_divergence == "ignore":
-            return found.state
-        diverged = ops.convert_to_tensor(rows)
-        learned = _learned(found.state)
-        if self.on_divergence == "reset":
-            return {**found.state, **reset_rows(learned, diverged)}
-        self.frozen = (ops.convert_to_tensor(self._diverged),)
-        return {**found.state, **select_rows(diverged, _learned(before), learned)}
+        rows = ops.convert_to_numpy(diverged) & ~frozen
+        if rows.any():
+            self._diverged = rows if self._diverged is None else self._diverged | rows
+        if self.on_divergence == "reset" and rows.any():
+            fresh = reset_rows(_learned(state), ops.convert_to_tensor(rows))
+            return {**state, **fresh}, frozen
+        if self.on_divergence == "freeze":
+            frozen = frozen | rows
+            if frozen.any():
+                kept = _learned(before)
+                kept = select_rows(ops.convert_to_tensor(frozen), kept, _learned(state))
+                return {**state, **kept}, frozen
+        return state, frozen
 
     def add(self, others: list["Watch"]) -> None:
         """Take over what was seen in rows that were read one by one."""
@@ -81,7 +86,7 @@ class Watch:
 
 def _learned(state):
     """The block's part of a model's state."""
-    return split_state(state)[0]
+    return {n: v for n, v in split_context(state)[0].items() if not n.startswith("pending_")}
 
 
 def warn_of_lost_tokens(count: int) -> None:

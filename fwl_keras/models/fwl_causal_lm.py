@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from fwl_keras.layers.fast_layer import require_count
-from fwl_keras.layers.fwl_block import FWLBlock
+from fwl_keras.layers.fwl_block import DEFAULT_CHUNK_LENGTH, FWLBlock
 from fwl_keras.models.body import context_length_of, vocabulary_size_of
 from fwl_keras.models.carried_state import CarriedState
 from fwl_keras.models.divergence import warn_of_lost_tokens
@@ -17,6 +17,7 @@ from fwl_keras.models.padding import pad_token_id_of
 from fwl_keras.models.perplexity import Perplexity
 from fwl_keras.models.stepping import join_context, split_context
 from fwl_keras.ops import next_token_targets
+from fwl_keras.ops.divergence import diverged_rows, looked_at
 from fwl_keras.ops.targets import IGNORE
 
 
@@ -59,7 +60,8 @@ class FWLCausalLM(Generating, keras.Model):
             given: the last token's is not among the ids.
         return_state: whether to return the state too.
         output: `"logits"`, `"features"`, `"loss"` (see FWLBlock, with `weights` added), or
-            `"evaluation"` (with `trained_loss` added, that of the trained weights).
+            `"evaluation"` (with `trained_loss` added, that of the trained weights), or
+            `"watched"` (with `diverged` added, see the method of this name).
 
     Raises:
         ValueError: if an argument does not fit.
@@ -179,7 +181,7 @@ class FWLCausalLM(Generating, keras.Model):
                 derived = _drop(derived, labels, self.pad_token_id)
         weights = _drop(derived if weights is None else weights, labels, IGNORE)
 
-        evaluation = output == "evaluation"
+        evaluation, watched = output == "evaluation", output == "watched"
         result = self.block(
             x,
             labels,
@@ -187,13 +189,16 @@ class FWLCausalLM(Generating, keras.Model):
             state=state,
             x_mask=padding_mask,
             return_state=return_state,
-            output="loss" if evaluation else output,
+            output="loss" if evaluation or watched else output,
         )
         result, state = result if return_state else (result, None)
-        if output in ("loss", "evaluation"):
+        if output in ("loss", "evaluation", "watched"):
             result = {**result, "weights": weights}
         if evaluation:
             result["trained_loss"] = self.trained_loss(x, labels, padding_mask)
+        if watched:
+            counted = ops.not_equal(weights, 0)
+            result["diverged"] = self.diverged(x, labels, counted, result["loss"])
         return (result, join_context(state, context)) if return_state else result
 
     def trained_loss(self, x, labels, padding_mask):
@@ -209,6 +214,23 @@ class FWLCausalLM(Generating, keras.Model):
         """
         features = self.block(x, x_mask=padding_mask, output="features")
         return self.block.unembedding.cross_entropy(features, labels)
+
+    def diverged(self, x, labels, counted, losses):
+        """Rows whose fast weights predict worse than the trained ones; see `diverged_rows`.
+
+        Args:
+            x: float tensor [B, T, D], features.
+            labels: int tensor [B, T].
+            counted: bool tensor [B, T], where there is a loss.
+            losses: float32 tensor [B, T] in nats, with the fast weights.
+
+        Returns:
+            bool tensor [B]; of every fourth token one more product with the vocabulary.
+        """
+        x, labels, counted, losses = (looked_at(a) for a in (x, labels, counted, losses))
+        trained = self.trained_loss(x, labels, counted)
+        length = self.block.segment_length or DEFAULT_CHUNK_LENGTH
+        return diverged_rows(losses, trained, counted, length)
 
     def _split_inputs(self, inputs):
         """Token ids [B, T], and the bool padding mask [B, T] or None."""

@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 from keras import ops
 
-from fwl_keras.layers.fwl_block import DEFAULT_CHUNK_LENGTH
 from fwl_keras.ops._types import Tensor
-from fwl_keras.ops.divergence import diverged_rows, looked_at
 
 CONTEXT = "context_"
 
@@ -100,10 +98,7 @@ def advance(
     if mode == "adapt":
         losses, block_state = _adapt(lm, x, token_ids, scored, block_state, frozen)
         if lm.block.use_fast_weights:
-            seen = [looked_at(a) for a in (x, token_ids, scored)]
-            trained = lm.trained_loss(*seen)
-            length = lm.block.segment_length or DEFAULT_CHUNK_LENGTH
-            diverged = diverged_rows(looked_at(losses), trained, seen[-1], length)
+            diverged = lm.diverged(x, token_ids, scored, losses)
     elif mode == "trained":
         losses = lm.trained_loss(x, token_ids, scored)
         losses = ops.where(scored, losses, ops.zeros_like(losses))

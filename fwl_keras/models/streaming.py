@@ -269,15 +269,17 @@ class Streaming:
         losses, scored = [empty], [empty.astype(bool)]
         starts = range(0, longest, window)
         watch = Watch("ignore") if watch is None else watch
+        frozen = np.zeros(len(rows), bool)
         for start in track(starts, "reading", disable=not progress or len(starts) < 2):
             width = min(window, longest - start)
             padded = min(round_up(width), self.context_length or NO_LIMIT, room - start)
             token_ids, padding_mask = pad_rows([row[start : start + width] for row in rows], padded)
             tensors = ops.convert_to_tensor(token_ids), ops.convert_to_tensor(padding_mask)
-            found = run(*tensors, state, *watch.frozen)
+            more = (ops.convert_to_tensor(frozen),) if frozen.any() else ()
+            found = run(*tensors, state, *more)
             losses.append(ops.convert_to_numpy(found.losses)[:, :width])
             scored.append(ops.convert_to_numpy(found.scored)[:, :width])
-            state = watch.after(found, state)
+            state, frozen = watch.after(found.diverged, found.state, state, frozen)
         return (np.concatenate(losses, axis=1), np.concatenate(scored, axis=1)), state
 
     def _check_context(self, rows, state, more: int = 0) -> int:

@@ -25,6 +25,7 @@ def evaluate_run(
     text_field: str | None = None,
     split: str = "valid",
     stream: bool = False,
+    on_divergence: str = "ignore",
     progress: bool = False,
     console: Console | None = None,
 ) -> dict:
@@ -36,6 +37,7 @@ def evaluate_run(
         text_field: The field of a `.jsonl` record that has the text; None for the run's own.
         split: `"valid"` or `"test"`.
         stream: Whether to read the documents once more, the state carried to each one's end.
+        on_divergence: What is done where fast weights diverge, as for `FWLCausalLM.read`.
         progress: Whether to draw a progress bar.
         console: Where to say that `evaluation.json` could not be written, which is no reason to
             keep the measures back; by default nowhere.
@@ -67,6 +69,7 @@ def evaluate_run(
             tokenizer.eos_id,
             config.batch_size,
             carry_context=config.carry_context,
+            on_divergence=on_divergence,
             progress=progress,
         )
     if source.name.startswith("wikitext"):
@@ -128,6 +131,7 @@ def measure_carried(
     batch_size: int,
     *,
     carry_context: bool = False,
+    on_divergence: str = "ignore",
     progress: bool = False,
 ) -> dict:
     """Measures a model on the same windows, the state carried to each document's end.
@@ -138,6 +142,7 @@ def measure_carried(
         eos_id: Id that stands before every document.
         batch_size: Documents read at once.
         carry_context: Whether the body goes on to the document's end, too.
+        on_divergence: What is done where fast weights diverge, as for `FWLCausalLM.read`.
         progress: Whether to draw a progress bar.
 
     Returns:
@@ -153,6 +158,7 @@ def measure_carried(
             eos_id=eos_id,
             pad_id=data.pad_id,
             carry_context=carry_context,
+            on_divergence=on_divergence,
             progress=progress,
         )
     )

@@ -110,6 +110,7 @@ def score_texts(
         carry: Whether a document goes on with the state that the one before left; otherwise each
             begins with a fresh one.
         text_field: The field of a `.jsonl` record that has the text.
+        on_divergence: What is done where fast weights diverge, as for `FWLCausalLM.read`.
         console: Where to draw a progress bar; by default nowhere.
 
     Returns:
@@ -136,10 +137,10 @@ def score_texts(
     total = (1 + compared) * sum(1 + len(ids) for ids in encoded)
     with reading_bar(console or Console(quiet=True), total) as advance:
         texts = [np.concatenate([start, ids]) for ids in encoded]
-        mine = _score(lm, texts, carry, advance)
+        mine = _score(lm, texts, carry, advance, on_divergence=on_divergence)
         reference = [None] * len(texts)
         if other is not None:
-            reference = _score(other, texts, carry, advance)
+            reference = _score(other, texts, carry, advance, on_divergence=on_divergence)
         elif compared:
             reference = _score(lm, texts, carry, advance, use_fast_weights=False)
     scored = tuple(

@@ -89,6 +89,7 @@ class Writing:
         sampler: How tokens are drawn, see `make_sampler`.
         seed: Seed of the drawing, or None for a random one.
         freeze: Whether the fast weights stop learning where the writing begins.
+        on_divergence: What is done where they diverge, as for `FWLCausalLM.read`.
         console: Where to draw a progress bar; by default nowhere.
         text_field: The field of a `.jsonl` record that has the text.
 
@@ -114,6 +115,7 @@ class Writing:
     sampler: keras_hub.samplers.Sampler = field(default_factory=make_sampler)
     seed: int | None = None
     freeze: bool = False
+    on_divergence: str = "ignore"
     console: Console | None = None
     text_field: str = "text"
     tokens_read: int = field(default=0, init=False)
@@ -161,7 +163,7 @@ class Writing:
         state = None
         with reading_bar(self.console or Console(quiet=True), len(ids)) as advance:
             for window in windows_of(ids, lm.context_length):
-                state = lm.read(window, state)
+                state = lm.read(window, state, on_divergence=self.on_divergence)
                 advance(len(window))
         return state
 
@@ -173,6 +175,7 @@ class Writing:
             state=state,
             seed=self.seed,
             adapt_while_generating=not self.freeze,
+            on_divergence=self.on_divergence,
         )
         token_bytes = lm.preprocessor.tokenizer.token_bytes
         # Keeps the bytes of half a character until the other half comes.
