@@ -98,6 +98,7 @@ def score_texts(
     against: str | Path | None = None,
     carry: bool = False,
     text_field: str = "text",
+    on_divergence: str = "ignore",
     console: Console | None = None,
 ) -> ScoredTexts:
     """Scores texts with a run's model, which adapts while it reads.
