@@ -133,3 +133,72 @@ def test_an_unknown_policy_is_refused(diverging, call, policy):
     settings = {"max_length": 9, "stop_token_ids": None} if call == "generate" else {}
     with pytest.raises(ValueError, match="`on_divergence` must be one of ignore, reset, freeze"):
         getattr(diverging, call)([[1, 2]], on_divergence=policy, **settings)
+
+
+def document(lm, rows, on_divergence, **settings):
+    from fwl_keras.evaluation import document_losses
+
+    return document_losses(
+        lm,
+        rows,
+        length=WINDOW,
+        batch_size=2,
+        eos_id=1,
+        pad_id=0,
+        on_divergence=on_divergence,
+        **settings,
+    )
+
+
+def test_documents_too(diverging):
+    """Two that diverge in their first window, and a third that begins where one of them ended."""
+    rows = [random_ids(2 * WINDOW + 5), random_ids(2 * WINDOW, seed=1), random_ids(20, seed=2)]
+    with pytest.warns(RuntimeWarning, match="went on with a fresh state"):
+        reset = document(diverging, rows, "reset")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone = document(diverging, rows, "ignore", carry=False)
+    for one, other in zip(reset, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+    with pytest.warns(RuntimeWarning, match="took no more steps"):
+        frozen = document(diverging, rows, "freeze")
+    use, diverging.block.use_fast_weights = diverging.block.use_fast_weights, False
+    try:
+        trained = document(diverging, rows, "ignore")
+    finally:
+        diverging.block.use_fast_weights = use
+    for one, other in zip(frozen[:2], trained[:2], strict=True):
+        np.testing.assert_allclose(one[WINDOW:], other[WINDOW:], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(frozen[2], alone[2], rtol=1e-3, atol=1e-3)
+
+
+class Windows:
+    """As much of a KerasHub preprocessor as says how long texts are."""
+
+    tokenizer = None
+    sequence_length = 16
+
+
+def test_the_context_length_is_taken_from_wherever_it_is_known():
+    def length(body, **settings):
+        return language_model(body, **settings).context_length
+
+    assert length("gpt2") == 32  # its own
+    assert length("plain", preprocessor=Windows()) == 16
+    assert length("gpt2", preprocessor=Windows()) == 32
+    assert length("plain", preprocessor=Windows(), context_length=8) == 8
+    assert length("recurrent", preprocessor=Windows()) is None  # as long as texts are
+    assert length("plain") is None
+
+
+def test_a_text_of_any_length_is_not_read_at_once_without_a_word(monkeypatch):
+    from fwl_keras.models import streaming
+
+    monkeypatch.setattr(streaming, "_LONG", 20)
+    lm = language_model("plain", initial_step_size=1e-3)
+    lm.compile("sgd", run_eagerly=keras.backend.backend() == "tensorflow")
+    with pytest.warns(RuntimeWarning, match=r"21 tokens at once.*context_length"):
+        lm.score(random_ids(21))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lm.score(random_ids(20))
