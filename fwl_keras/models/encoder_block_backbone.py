@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from fwl_keras.layers.fast_layer import require_count
+from fwl_keras.models.keras2_config import require_activation
 from fwl_keras.models.keras2_layer import Keras2Layer, keras2_policy
 from fwl_keras.models.model_garden_layers import PositionEmbedding, TransformerEncoderBlock
 
@@ -68,6 +69,7 @@ class EncoderBlockBackbone(keras.layers.Layer):
         }
         for name, size in sizes.items():
             require_count(name, size)
+        require_activation(activation)
         if width % num_heads:
             raise ValueError(f"`width`={width} must be a multiple of `num_heads`={num_heads}.")
         self.settings = {

@@ -11,6 +11,7 @@ from keras_hub.src.utils.preset_utils import check_file_exists, get_file, load_j
 from fwl_keras.models.fwl_causal_lm import FWLCausalLM
 from fwl_keras.models.raw_texts import holds_text, tokenized
 from fwl_keras.runs.directory import new_directory
+from fwl_keras.saving.check_preset import check_preset
 
 TASK, TASK_WEIGHTS = "task.json", "task.weights.h5"
 BACKBONE, PREPROCESSOR = "config.json", "preprocessor.json"
@@ -18,7 +19,7 @@ BACKBONE, PREPROCESSOR = "config.json", "preprocessor.json"
 # KerasHub looks for a class of this name before it takes backbone and tokeniser out of a preset to
 # make a model of its own of them, which would silently lose the block; and tells it when it finds
 # none.
-_REGISTERED = "KerasHubFWLCausalLM (use `fwl_keras.models.from_preset`)"
+REGISTERED = "KerasHubFWLCausalLM (use `fwl_keras.models.from_preset`)"
 
 
 class _NeverFunctional(type):
@@ -159,6 +160,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
                 f"`{unknown[0]}` cannot be given for a preset with fast weights: its block is as "
                 "it was saved. Leave it out."
             )
+        check_preset(preset, REGISTERED)
         config = load_json(preset, TASK)["config"]
         config["backbone"] = _load_backbone(preset, load_weights, dtype)
         if "preprocessor" not in kwargs and config["preprocessor"] is None:
@@ -180,7 +182,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
             "module": type(self).__module__,
             "class_name": type(self).__name__,
             "config": config,
-            "registered_name": _REGISTERED,
+            "registered_name": REGISTERED,
         }
 
     def save_task_weights(self, filepath: str | os.PathLike) -> None:
@@ -295,7 +297,7 @@ def is_preset_with_fast_weights(preset: str) -> bool:
     """Whether `KerasHubFWLCausalLM.save_to_preset` wrote a preset."""
     if not check_file_exists(preset, TASK):
         return False
-    return load_json(preset, TASK).get("registered_name") == _REGISTERED
+    return load_json(preset, TASK).get("registered_name") == REGISTERED
 
 
 def _pads_with_a_word(tokenizer) -> bool:
@@ -316,12 +318,17 @@ def _load_backbone(preset, load_weights, dtype):
 def _load_preprocessor(preset):
     if not check_file_exists(preset, PREPROCESSOR):
         return None
-    name = load_json(preset, PREPROCESSOR)["registered_name"]
+    name = load_json(preset, PREPROCESSOR).get("registered_name")
     preprocessor_class = keras.saving.get_registered_object(name)
     if preprocessor_class is None:
         raise ValueError(
             f"The preset {preset!r} has a preprocessor of the class {name!r}, which is not "
             "registered with Keras; import the module that defines it."
+        )
+    if not issubclass(preprocessor_class, keras_hub.models.Preprocessor):
+        raise ValueError(
+            f"The preset {preset!r} has a {PREPROCESSOR} of the class {name!r}, which is no "
+            "keras_hub.models.Preprocessor."
         )
     return preprocessor_class.from_preset(preset)
 

@@ -10,6 +10,7 @@ from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.model import text_preprocessor
+from fwl_keras.saving import check_model_file
 
 
 def load_run_model(path: str | Path) -> FWLCausalLM:
@@ -23,7 +24,8 @@ def load_run_model(path: str | Path) -> FWLCausalLM:
         length as its `context_length`: `read`, `score` and `generate` take texts.
 
     Raises:
-        ValueError: There is no run, or it is not finished, or its model cannot be read.
+        ValueError: There is no run, or it is not finished, or its model cannot be read, or is not
+            one of this package, or names what `fwl_keras.saving.check_config` refuses.
 
     Example:
         >>> lm = load_run_model("runs/my_book")
@@ -36,6 +38,7 @@ def load_run_model(path: str | Path) -> FWLCausalLM:
             f"`fwl-keras train --resume {path}`"
         )
     try:
+        check_model_file(run.model)
         lm = keras.saving.load_model(run.model, compile=False)
     except (TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
