@@ -51,7 +51,10 @@ _WITHOUT_MODULE = (*_BUILTINS, "keras.dtype_policies", "keras.layers", "keras.mo
 
 # Arguments of tokenisers and lookup layers that may be a list or dict, or a path. A saved model
 # has its vocabulary inside.
-_FILE_ARGUMENTS = ("vocabulary", "merges", "special_tokens", "language_tokens")
+_FILE_ARGUMENTS = ("vocabulary", "merges", "special_tokens", "language_tokens", "proto")
+
+# KerasHub takes a `proto` for a path unless it is longer than this, and base64.
+_LONGEST_PATH = 2048
 
 _REMEDY = (
     "If it is yours, register it with `keras.saving.register_keras_serializable` or give it in "
@@ -153,9 +156,10 @@ def _check_entry(entry, custom_objects):
         _check_class(name, module)
     inner = entry.get("config")
     for argument in _FILE_ARGUMENTS:
-        if isinstance(inner, dict) and isinstance(inner.get(argument), str):
+        value = inner.get(argument) if isinstance(inner, dict) else None
+        if isinstance(value, str) and (argument != "proto" or len(value) <= _LONGEST_PATH):
             raise ValueError(
-                f"`config` of {name!r} has `{argument}`={inner[argument]!r}, a file outside of "
+                f"`config` of {name!r} has `{argument}`={value!r}, a file outside of "
                 "what is loaded. If you trust the file, load it with `safe_mode=False`."
             )
 
