@@ -12,6 +12,7 @@ from fwl_keras.models.fwl_causal_lm import FWLCausalLM
 from fwl_keras.models.raw_texts import holds_text, tokenized
 from fwl_keras.runs.directory import new_directory
 from fwl_keras.saving.check_preset import check_preset
+from fwl_keras.saving.check_weights_file import check_weights_file
 
 TASK, TASK_WEIGHTS = "task.json", "task.weights.h5"
 BACKBONE, PREPROCESSOR = "config.json", "preprocessor.json"
@@ -198,7 +199,11 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
 
         Args:
             filepath: its path.
+
+        Raises:
+            ValueError: if it has other weights, or such as `check_weights_file` refuses.
         """
+        check_weights_file(filepath)
         keras.saving.load_weights(self.block, filepath, objects_to_skip=self._shared_layers())
 
     def _shared_layers(self):

@@ -20,6 +20,7 @@ from fwl_keras.runs.directory import RunDirectory, check_new, replace_file
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model, learning_rate_schedule
 from fwl_keras.runs.text import RunText, prepare_text, reload_text
+from fwl_keras.saving import check_weights_file
 
 # A decay must be below 1 in float32.
 _LONGEST = 1 - 1e-6
@@ -134,6 +135,7 @@ def restore(run: RunDirectory, lm: FWLCausalLM) -> int:
         The number of steps that are done.
     """
     if run.checkpoint.exists():
+        check_weights_file(run.checkpoint)
         lm.load_weights(run.checkpoint)
     done = int(lm.optimizer.iterations)
     if run.metrics.exists():

@@ -5,10 +5,12 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from fwl_keras.saving.check_config import check_config
+from fwl_keras.saving.check_weights_file import check_weights_file
 from fwl_keras.saving.saved_classes import registered_name
 
 _MODELS = tuple(registered_name(name) for name in ("FWLCausalLM", "KerasHubFWLCausalLM"))
 
+_WEIGHTS = "model.weights.h5"
 # A tokeniser is in it, some megabytes at most.
 _LONGEST_CONFIG = 1 << 28
 
@@ -20,8 +22,8 @@ def check_model_file(path: str | Path) -> None:
         path: a `.keras` file.
 
     Raises:
-        ValueError: if it is another model, names what `check_config` refuses, or has a file in it
-            that would be unpacked elsewhere.
+        ValueError: if it is another model, names what `check_config` refuses, has weights that
+            `check_weights_file` refuses, or a file in it that would be unpacked elsewhere.
         OSError: if it cannot be read.
         zipfile.BadZipFile: if it is not a whole archive.
 
@@ -43,6 +45,9 @@ def check_model_file(path: str | Path) -> None:
             config = json.loads(archive.read("config.json"))
         except RecursionError as error:
             raise ValueError("its config.json is nested too deeply") from error
+        if _WEIGHTS in archive.namelist():
+            with archive.open(_WEIGHTS) as file:
+                check_weights_file(file)
     registered = config.get("registered_name") if isinstance(config, dict) else None
     if registered not in _MODELS:
         raise ValueError(f"it is a model {registered!r}, not one of {', '.join(_MODELS)}")
