@@ -1,5 +1,6 @@
 """A saved configuration of a Keras 2 layer, checked before anything in it is built."""
 
+import importlib
 import numbers
 
 import keras
@@ -183,7 +184,7 @@ def require_activation(name: str) -> None:
 
 
 def _check(config):
-    """Refuse what is not listed; return the classes that the caller gives, by name."""
+    """Refuse what is not listed; return the classes that Keras 2 does not know, by name."""
     given = {}
     pending = [("layer", config)]
     while pending:
@@ -211,12 +212,14 @@ def _check_entry(entry):
         return {name: own}
     if isinstance(name, str) and isinstance(module, str | None):
         plain_module = module.removeprefix("tf_") if module is not None else None
-        names = _MODEL_GARDEN_CLASSES.get(module, ())
+        registers = registered in (None, name, f"Text>{name}")
+        if name in _MODEL_GARDEN_CLASSES.get(module, ()) and registers:
+            # Not all of these are registered, and without a class Keras 2 would give back its name.
+            return {name: getattr(importlib.import_module(module), name)}
+        names = _KERAS2_CLASSES.get(plain_module, ())
         if module is None:
             names = [one for names in _KERAS2_CLASSES.values() for one in names]
-        elif plain_module in _KERAS2_CLASSES:
-            names = _KERAS2_CLASSES[plain_module]
-        if name in names and registered in (None, name, f"Text>{name}"):
+        if name in names and registers:
             return {}
     what = f"{module}.{entry.get('config') if name == 'function' else name}"
     raise ValueError(

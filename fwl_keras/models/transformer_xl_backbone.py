@@ -8,6 +8,7 @@ from fwl_keras.models.keras2_config import require_activation
 from fwl_keras.models.keras2_layer import Keras2Layer, keras2_policy, tf_keras
 from fwl_keras.models.model_garden_layers import RelativePositionEncoding, TransformerXL
 from fwl_keras.models.streaming import NO_LIMIT
+from fwl_keras.saving import check_config
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -188,6 +189,11 @@ class TransformerXLBackbone(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), **self.settings}
+
+    @classmethod
+    def from_config(cls, config):
+        check_config(config)
+        return cls(**config)
 
 
 def memory_names(num_layers: int) -> list[str]:
