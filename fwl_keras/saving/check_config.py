@@ -43,6 +43,7 @@ _FUNCTION_MODULES = (
     "keras.ops.linalg",
     "keras.ops.nn",
     "keras.ops.numpy",
+    "keras.random",
 )
 _NO_COMPUTATION = ("get", "serialize", "deserialize")
 

@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import shutil
 import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -263,3 +266,40 @@ def test_a_tokeniser_that_is_a_path(tmp_path):
     with pytest.raises(ValueError):
         TextPreprocessor.from_config({"tokenizer": str(secret)})
     assert not was_read(secret)
+
+
+HOSTILE_TOKENIZER = """
+import struct, sys
+sys.argv = ["fwl-keras"]  # without Keras, which is not needed
+from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
+
+def varint(n):
+    return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+
+def field(number, data):
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+proto = SentencePieceTokenizer.train(["some text " * 50], 300).proto
+offsets = struct.pack("<I", 0x7FFFFFFF) * int(sys.stdin.readline())
+charsmap = field(3, field(2, struct.pack("<I", len(offsets)) + offsets + b"a" + bytes(1)))
+long_piece = field(1, field(1, b"a" * 5_000_000) + bytes([0x15]) + struct.pack("<f", -1.0))
+for hostile in (charsmap, long_piece):
+    try:
+        SentencePieceTokenizer(proto + hostile).encode("some text \\u00e9 \\x01")
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("offsets", [2, 256, 1024])
+def test_a_tokeniser_that_would_crash(offsets):
+    """A normaliser's table that points outside of itself, and a piece that exhausts the stack."""
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE_TOKENIZER],
+        input=str(offsets),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is not a SentencePiece model") == 2
