@@ -113,3 +113,19 @@ def drawing(canary, kind):
     module, name = "keras.visualization", "plot_image_gallery"
     fn = function(module, name) if kind == "function" else named(module, name)
     return lambda_layer(fn, path=str(canary), rows=1, cols=1, value_range=[0, 255])
+
+
+def not_refused(config, place, payloads, canary):
+    """The payloads that are not refused by name at a place, each in a file of its own."""
+    missed = []
+    for attack, (payload, what) in payloads.items():
+        hostile = put(config, place, payload(canary))
+        path = write_archive(canary.with_name("lm.keras"), hostile)
+        try:
+            keras.saving.load_model(path)
+            message = "nothing was raised"
+        except ValueError as error:
+            message = str(error)
+        if canary.exists() or not any(one in message for one in what.split("|")):
+            missed.append((attack, canary.exists(), message))
+    return missed

@@ -4,7 +4,7 @@ import json
 
 import keras
 import pytest
-from attacks import WIDTH, V, function, marshalled, named, put, serialized, write_archive
+from attacks import WIDTH, V, function, marshalled, named, not_refused, serialized
 
 from fwl_keras import FWLBlock, FWLCausalLM
 
@@ -143,14 +143,9 @@ def adapted():
     return config
 
 
-@pytest.mark.parametrize("attack", PAYLOADS)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_file(attack, place, adapted, canary, tmp_path):
-    payload, what = PAYLOADS[attack]
-    path = write_archive(tmp_path / "lm.keras", put(adapted, PLACES[place], payload(canary)))
-    with pytest.raises(ValueError) as caught:
-        keras.saving.load_model(path)
-    assert any(one in str(caught.value) for one in what.split("|"))
+def test_a_file(place, adapted, canary):
+    assert not not_refused(adapted, PLACES[place], PAYLOADS, canary)
 
 
 @pytest.mark.parametrize(
