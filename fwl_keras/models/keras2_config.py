@@ -184,7 +184,10 @@ def require_activation(name: str) -> None:
 
 
 def _check(config):
-    """Refuse what is not listed; return the classes that Keras 2 does not know, by name."""
+    """Refuse what is not listed; return the classes that Keras 2 does not know, by name.
+
+    What the file says of the caller's own classes is replaced by their names.
+    """
     given = {}
     pending = [("layer", config)]
     while pending:
@@ -209,17 +212,19 @@ def _check_entry(entry):
         return {}
     own = _given_class(name, registered)
     if own is not None:
+        # So that Keras 2 finds this class, and not what else the file says of it.
+        entry.update(module=None, registered_name=name)
         return {name: own}
     if isinstance(name, str) and isinstance(module, str | None):
         plain_module = module.removeprefix("tf_") if module is not None else None
-        registers = registered in (None, name, f"Text>{name}")
-        if name in _MODEL_GARDEN_CLASSES.get(module, ()) and registers:
+        official = name in _MODEL_GARDEN_CLASSES.get(module, ())
+        if official and registered in (None, name, f"Text>{name}"):
             # Not all of these are registered, and without a class Keras 2 would give back its name.
             return {name: getattr(importlib.import_module(module), name)}
         names = _KERAS2_CLASSES.get(plain_module, ())
         if module is None:
             names = [one for names in _KERAS2_CLASSES.values() for one in names]
-        if name in names and registers:
+        if name in names and registered in (None, name):
             return {}
     what = f"{module}.{entry.get('config') if name == 'function' else name}"
     raise ValueError(

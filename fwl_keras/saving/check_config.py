@@ -111,6 +111,9 @@ def _inner_values(entry, custom_objects):
         return entry.values()
     adapter = keras.saving.get_registered_object(registered, custom_objects)
     others = getattr(adapter, "keras2_arguments", ())
+    # Without a module Keras goes by the class's name alone.
+    if not entry.get("module") or entry.get("class_name") != getattr(adapter, "__name__", None):
+        others = ()
     return [
         *(value for name, value in entry.items() if name != "config"),
         *(value for name, value in inner.items() if name not in others),
@@ -153,7 +156,8 @@ def _check_entry(entry, custom_objects):
                 "with `safe_mode=False`."
             )
         return
-    if not _is_registered(entry.get("registered_name", name), custom_objects):
+    by_name = name if "module" not in entry else entry.get("registered_name", name)
+    if not _is_registered(by_name, custom_objects):
         _check_class(name, module)
     inner = entry.get("config")
     for argument in _FILE_ARGUMENTS:

@@ -262,6 +262,23 @@ def test_parts_that_are_none(place, value, recurrent, tmp_path):
 # ------------------------------------------------------------------- what is the user's own
 
 
+def test_an_adapter_by_name_alone(functional, canary, tmp_path):
+    """What an adapter holds of Keras 2 is checked by it; without a module Keras builds another."""
+
+    class Adapter(keras.layers.Layer):
+        keras2_arguments = ("layer",)
+
+    layer = named("keras.layers", "TimeDistributed", {"layer": drawing(canary, "function")})
+    del layer["module"]
+    layer = {**layer, "registered_name": "Adapter", "name": "l", "inbound_nodes": []}
+    path = write_archive(tmp_path / "lm.keras", put(functional, (*LAYERS, 2), layer))
+    with keras.saving.custom_object_scope({"Adapter": Adapter}):
+        refuse(path, "plot_image_gallery")
+        layer["class_name"] = "system"
+        write_archive(path, put(functional, (*LAYERS, 2), layer))
+        refuse(path, "system")
+
+
 @pytest.mark.parametrize("kind", ["function", "class"])
 def test_a_trusted_file_is_loaded_with_what_it_has(kind, functional, tmp_path):
     """And so the payloads above are alive: this one needs no Python in the file."""

@@ -233,6 +233,15 @@ def test_a_compiled_layer_is_loaded_without_its_loss():
     assert layer_from_config(config).optimizer is None
 
 
+def test_the_name_of_ones_own_class_for_another(canary):
+    hostile = {**named("hostile_module", "Mine"), "registered_name": "hostile_module>Mine"}
+    hostile["config"] = {"name": "m"}
+    config = keras.saving.serialize_keras_object(Keras2Layer(L.Dense(3)))
+    config["config"]["layer"] = hostile
+    loaded = keras.saving.deserialize_keras_object(config, {"Mine": Mine})
+    assert type(loaded.layer) is Mine
+
+
 class Mine(L.Layer):
     """A layer of the user's own."""
 
