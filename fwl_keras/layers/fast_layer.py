@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from fwl_keras.saving import check_config
+
 
 class FastLayer(keras.layers.Layer):
     """Base of the layers whose weights take gradient steps while they read.
@@ -134,6 +136,11 @@ class FastLayer(keras.layers.Layer):
             train_decays=self.train_decays,
         )
         return config
+
+    @classmethod
+    def from_config(cls, config):
+        check_config(config)
+        return super().from_config(config)
 
 
 def require_positive(name: str, value) -> None:

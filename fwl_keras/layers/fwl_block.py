@@ -32,6 +32,7 @@ from fwl_keras.ops.segments import (
     scatter_rows,
     take_piece,
 )
+from fwl_keras.saving import check_config
 
 DEFAULT_CHUNK_LENGTH = 128
 
@@ -654,6 +655,7 @@ class FWLBlock(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
+        check_config(config)
         config = dict(config)
         if isinstance(config.get("unembedding"), dict):
             config["unembedding"] = keras.saving.deserialize_keras_object(config["unembedding"])

@@ -5,6 +5,7 @@ from keras import ops
 
 from fwl_keras.layers.fast_layer import require_count
 from fwl_keras.ops import cross_entropy
+from fwl_keras.saving import check_config
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -164,6 +165,7 @@ class Unembedding(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
+        check_config(config)
         config = dict(config)
         config["layer"] = keras.saving.deserialize_keras_object(config["layer"])
         return cls(**config)

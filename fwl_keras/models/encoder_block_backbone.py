@@ -4,8 +4,10 @@ import keras
 from keras import ops
 
 from fwl_keras.layers.fast_layer import require_count
+from fwl_keras.models.keras2_config import require_activation
 from fwl_keras.models.keras2_layer import Keras2Layer, keras2_policy
 from fwl_keras.models.model_garden_layers import PositionEmbedding, TransformerEncoderBlock
+from fwl_keras.saving import check_config
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -68,6 +70,7 @@ class EncoderBlockBackbone(keras.layers.Layer):
         }
         for name, size in sizes.items():
             require_count(name, size)
+        require_activation(activation)
         if width % num_heads:
             raise ValueError(f"`width`={width} must be a multiple of `num_heads`={num_heads}.")
         self.settings = {
@@ -139,3 +142,8 @@ class EncoderBlockBackbone(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), **self.settings}
+
+    @classmethod
+    def from_config(cls, config):
+        check_config(config)
+        return cls(**config)

@@ -1,6 +1,5 @@
 """A causal language model that adapts to the text it is reading."""
 
-import importlib
 from numbers import Integral
 
 import keras
@@ -19,6 +18,7 @@ from fwl_keras.models.stepping import join_context, split_context
 from fwl_keras.ops import next_token_targets
 from fwl_keras.ops.divergence import diverged_rows, looked_at
 from fwl_keras.ops.targets import IGNORE
+from fwl_keras.saving import check_config
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -571,6 +571,7 @@ class FWLCausalLM(Generating, keras.Model):
         return {**config, "sampler": keras.saving.serialize_keras_object(self.sampler)}
 
     def compile_from_config(self, config) -> None:
+        check_config(config)
         config = keras.saving.deserialize_keras_object(config)
         self.compile(**config)
         self.optimizer.build(self.trainable_variables)
@@ -593,14 +594,19 @@ class FWLCausalLM(Generating, keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        check_config(config, custom_objects)
         config = dict(config)
         for name in ("backbone", "block", "preprocessor"):
             if isinstance(config.get(name), dict):
-                _import_own(config[name].get("module"))
                 config[name] = keras.saving.deserialize_keras_object(
                     config[name], custom_objects=custom_objects
                 )
-        block = config["block"]
+        block = config.get("block")
+        if not isinstance(block, FWLBlock) or "backbone" not in config:
+            raise ValueError(
+                f"`config` must have a `backbone` and a `block`, an FWLBlock; it has {block!r} and "
+                f"the entries {sorted(config)}."
+            )
         if block.unembedding is None:
             block.set_unembedding(_find_layer(config["backbone"], block.tied_to))
         return cls(**config)
@@ -649,12 +655,6 @@ def _label_weights(labels, padding_mask):
         return ops.ones(ops.shape(labels)[:2], "float32")
     mask = ops.cast(padding_mask, "float32")
     return mask * ops.concatenate([mask[:, 1:], ops.ones_like(mask[:, :1])], axis=1)
-
-
-def _import_own(module):
-    """Import one of our modules that are not imported with the package, as adapters."""
-    if module and module.startswith("fwl_keras."):
-        importlib.import_module(module)
 
 
 def _find_layer(backbone, name):

@@ -28,6 +28,8 @@ class Keras2Layer(keras.layers.Layer):
     see its variables: it would silently not train, and not be saved. Here each one is shared with
     a `keras.Variable`, the training flag is passed on, and so are the layer's losses. A process
     that loads a model of your own with such layers imports `fwl_keras.models.model_garden` first.
+    Of what a file names, the layers are built that `fwl_keras.models.keras2_config` lists, and your
+    own: those registered with `tf_keras`, or given in `custom_objects`.
 
     Args:
         layer: `tf_keras.layers.Layer` or model. Its dtype policy is the one in use.
@@ -50,6 +52,9 @@ class Keras2Layer(keras.layers.Layer):
         >>> len(dense.trainable_variables)
         2
     """
+
+    # Its configuration is checked by the rules of Keras 2, in `from_config`.
+    keras2_arguments = ("layer",)
 
     def __init__(self, layer, frozen: tuple[str, ...] = (), **kwargs):
         if not isinstance(layer, tf_keras.layers.Layer):
@@ -133,7 +138,10 @@ class Keras2Layer(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "layer": tf_keras.layers.deserialize(config["layer"])})
+        # Here, because it needs this module.
+        from fwl_keras.models.keras2_config import layer_from_config
+
+        return cls(**{**config, "layer": layer_from_config(config["layer"])})
 
 
 @contextlib.contextmanager

@@ -12,9 +12,11 @@ from keras import ops
 from fwl_keras.layers.fwl_block import FWLBlock
 from fwl_keras.models.body import Body
 from fwl_keras.models.keras_hub_causal_lm import (
+    REGISTERED,
     KerasHubFWLCausalLM,
     is_preset_with_fast_weights,
 )
+from fwl_keras.saving.check_preset import check_preset
 
 _CALL_WITH_CACHE = ("self", "token_ids", "cache", "cache_update_index")
 
@@ -164,7 +166,8 @@ def from_preset(
         KerasHubFWLCausalLM, not compiled.
 
     Raises:
-        ValueError: as `from_causal_lm`, or for arguments of a block that the preset has already.
+        ValueError: as `from_causal_lm`, or for arguments of a block that the preset has already,
+            or a preset that names what `fwl_keras.saving.check_config` refuses.
 
     Example:
         >>> lm = from_preset("path/to/preset", segment_length=64)
@@ -180,6 +183,7 @@ def from_preset(
                 "its block is as it was saved. Leave it out."
             )
         return KerasHubFWLCausalLM.from_preset(preset, load_weights=load_weights, dtype=dtype)
+    check_preset(preset, REGISTERED)
     kwargs = {} if dtype is None else {"dtype": dtype}
     causal_lm = keras_hub.models.CausalLM.from_preset(preset, load_weights=load_weights, **kwargs)
     return from_causal_lm(causal_lm, size, **block_args)

@@ -11,6 +11,8 @@ from keras_hub.src.utils.preset_utils import check_file_exists, get_file, load_j
 from fwl_keras.models.fwl_causal_lm import FWLCausalLM
 from fwl_keras.models.raw_texts import holds_text, tokenized
 from fwl_keras.runs.directory import new_directory
+from fwl_keras.saving.check_preset import check_preset
+from fwl_keras.saving.check_weights_file import check_weights_file
 
 TASK, TASK_WEIGHTS = "task.json", "task.weights.h5"
 BACKBONE, PREPROCESSOR = "config.json", "preprocessor.json"
@@ -18,7 +20,7 @@ BACKBONE, PREPROCESSOR = "config.json", "preprocessor.json"
 # KerasHub looks for a class of this name before it takes backbone and tokeniser out of a preset to
 # make a model of its own of them, which would silently lose the block; and tells it when it finds
 # none.
-_REGISTERED = "KerasHubFWLCausalLM (use `fwl_keras.models.from_preset`)"
+REGISTERED = "KerasHubFWLCausalLM (use `fwl_keras.models.from_preset`)"
 
 
 class _NeverFunctional(type):
@@ -157,6 +159,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
                 f"`{unknown[0]}` cannot be given for a preset with fast weights: its block is as "
                 "it was saved. Leave it out."
             )
+        check_preset(preset, REGISTERED)
         config = load_json(preset, TASK)["config"]
         config["backbone"] = _load_backbone(preset, load_weights, dtype)
         if "preprocessor" not in kwargs and config["preprocessor"] is None:
@@ -178,7 +181,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
             "module": type(self).__module__,
             "class_name": type(self).__name__,
             "config": config,
-            "registered_name": _REGISTERED,
+            "registered_name": REGISTERED,
         }
 
     def save_task_weights(self, filepath: str | os.PathLike) -> None:
@@ -194,7 +197,11 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
 
         Args:
             filepath: its path.
+
+        Raises:
+            ValueError: if it has other weights, or such as `check_weights_file` refuses.
         """
+        check_weights_file(filepath)
         keras.saving.load_weights(self.block, filepath, objects_to_skip=self._shared_layers())
 
     def _shared_layers(self):
@@ -293,7 +300,7 @@ def is_preset_with_fast_weights(preset: str) -> bool:
     """Whether `KerasHubFWLCausalLM.save_to_preset` wrote a preset."""
     if not check_file_exists(preset, TASK):
         return False
-    return load_json(preset, TASK).get("registered_name") == _REGISTERED
+    return load_json(preset, TASK).get("registered_name") == REGISTERED
 
 
 def _load_backbone(preset, load_weights, dtype):
@@ -306,12 +313,17 @@ def _load_backbone(preset, load_weights, dtype):
 def _load_preprocessor(preset):
     if not check_file_exists(preset, PREPROCESSOR):
         return None
-    name = load_json(preset, PREPROCESSOR)["registered_name"]
+    name = load_json(preset, PREPROCESSOR).get("registered_name")
     preprocessor_class = keras.saving.get_registered_object(name)
     if preprocessor_class is None:
         raise ValueError(
             f"The preset {preset!r} has a preprocessor of the class {name!r}, which is not "
             "registered with Keras; import the module that defines it."
+        )
+    if not issubclass(preprocessor_class, keras_hub.models.Preprocessor):
+        raise ValueError(
+            f"The preset {preset!r} has a {PREPROCESSOR} of the class {name!r}, which is no "
+            "keras_hub.models.Preprocessor."
         )
     return preprocessor_class.from_preset(preset)
 

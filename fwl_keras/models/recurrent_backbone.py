@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from fwl_keras.saving import check_config
+
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
 class RecurrentBackbone(keras.layers.Layer):
@@ -103,6 +105,7 @@ class RecurrentBackbone(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
+        check_config(config)
         layers = [keras.saving.deserialize_keras_object(layer) for layer in config["layers"]]
         return cls(**{**config, "layers": layers})
 

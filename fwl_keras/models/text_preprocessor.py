@@ -53,5 +53,11 @@ class TextPreprocessor:
         # Here, so that the package can be imported without a tokeniser.
         from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
 
-        proto = base64.b64decode(config["tokenizer"])
+        value = config.get("tokenizer")
+        try:
+            proto = base64.b64decode(value, validate=True)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`tokenizer` must be a SentencePiece model in base64; received {value!r:.100}."
+            ) from error
         return cls(**{**config, "tokenizer": SentencePieceTokenizer(proto)})

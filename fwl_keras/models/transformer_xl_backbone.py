@@ -4,9 +4,11 @@ import keras
 from keras import ops
 
 from fwl_keras.layers.fast_layer import require_count
+from fwl_keras.models.keras2_config import require_activation
 from fwl_keras.models.keras2_layer import Keras2Layer, keras2_policy, tf_keras
 from fwl_keras.models.model_garden_layers import RelativePositionEncoding, TransformerXL
 from fwl_keras.models.streaming import NO_LIMIT
+from fwl_keras.saving import check_config
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -75,6 +77,7 @@ class TransformerXLBackbone(keras.layers.Layer):
         }
         for name, size in sizes.items():
             require_count(name, size)
+        require_activation(activation)
         if width % (2 * num_heads):
             raise ValueError(
                 f"`width`={width} must be a multiple of 2 * `num_heads` = {2 * num_heads}."
@@ -186,6 +189,11 @@ class TransformerXLBackbone(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), **self.settings}
+
+    @classmethod
+    def from_config(cls, config):
+        check_config(config)
+        return cls(**config)
 
 
 def memory_names(num_layers: int) -> list[str]:

@@ -8,6 +8,7 @@ import keras
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.model import text_preprocessor
+from fwl_keras.saving import check_model_file
 
 
 def load_run_model(path: str | Path) -> FWLCausalLM:
@@ -21,7 +22,8 @@ def load_run_model(path: str | Path) -> FWLCausalLM:
         length as its `context_length`: `read`, `score` and `generate` take texts.
 
     Raises:
-        ValueError: There is no run, or it is not finished, or its model cannot be read.
+        ValueError: There is no run, or it is not finished, or its model cannot be read, or is not
+            one of this package, or names what `fwl_keras.saving.check_config` refuses.
 
     Example:
         >>> lm = load_run_model("runs/my_book")
@@ -40,6 +42,7 @@ def load_run_model(path: str | Path) -> FWLCausalLM:
             f"again from the last checkpoint (or remove {run.checksums.name} if it is to be so)"
         )
     try:
+        check_model_file(run.model)
         lm = keras.saving.load_model(run.model, compile=False)
     except (TypeError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(

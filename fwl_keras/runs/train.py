@@ -20,6 +20,7 @@ from fwl_keras.runs.directory import RunDirectory, check_new, disk_errors, repla
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model, learning_rate_schedule
 from fwl_keras.runs.text import RunText, prepare_text, reload_text
+from fwl_keras.saving import check_weights_file
 
 # A decay must be below 1 in float32.
 _LONGEST = 1 - 1e-6
@@ -201,6 +202,7 @@ def restore(
 def _load_weights(lm: FWLCausalLM, path: Path) -> str | None:
     """What is wrong with a checkpoint whose checksum nobody knows, or which fits another model."""
     try:
+        check_weights_file(path)
         lm.load_weights(path)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"

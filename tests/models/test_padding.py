@@ -13,7 +13,7 @@ PAD = 0
 class Tokenizer:
     """As much of the package's own tokeniser as these tests need."""
 
-    pad_id, bos_id, eos_id = PAD, 2, 3
+    pad_id, bos_id, eos_id, proto = PAD, 2, 3, b"of no use here"
 
 
 class HubTokenizer:

@@ -1,0 +1,23 @@
+"""The classes of this package that a saved file can hold."""
+
+# No other module of the package is imported because a file names it.
+SAVED_CLASSES = {
+    "fwl_keras.layers.fast_dense": ("FastDense",),
+    "fwl_keras.layers.fast_layer_normalization": ("FastLayerNormalization",),
+    "fwl_keras.layers.fwl_block": ("FWLBlock",),
+    "fwl_keras.layers.squared_relu": ("SquaredReLU",),
+    "fwl_keras.layers.unembedding": ("Unembedding",),
+    "fwl_keras.models.encoder_block_backbone": ("EncoderBlockBackbone",),
+    "fwl_keras.models.fwl_causal_lm": ("FWLCausalLM",),
+    "fwl_keras.models.keras2_layer": ("Keras2Layer",),
+    "fwl_keras.models.keras_hub_causal_lm": ("KerasHubFWLCausalLM",),
+    "fwl_keras.models.perplexity": ("Perplexity",),
+    "fwl_keras.models.recurrent_backbone": ("RecurrentBackbone",),
+    "fwl_keras.models.text_preprocessor": ("TextPreprocessor",),
+    "fwl_keras.models.transformer_xl_backbone": ("TransformerXLBackbone",),
+}
+
+
+def registered_name(class_name: str) -> str:
+    """The name that a class of this package is registered under with Keras."""
+    return f"fwl_keras>{class_name}"
