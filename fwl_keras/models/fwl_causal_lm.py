@@ -5,9 +5,10 @@ import importlib
 import keras
 from keras import ops
 
-from fwl_keras.layers.fast_layer import require_count
+from fwl_keras._arguments import require_count
 from fwl_keras.layers.fwl_block import FWLBlock
 from fwl_keras.models.carried_state import CarriedState
+from fwl_keras.models.directions import set_directions
 from fwl_keras.models.generating import Generating
 from fwl_keras.models.perplexity import Perplexity
 from fwl_keras.models.stepping import join_context, split_context
@@ -95,10 +96,13 @@ class FWLCausalLM(Generating, keras.Model):
         self.sampler = None
         self._body = None
         self._functions = {}
+        self._trainable_at_compile = frozenset()
         self.carried_state = None
         self.perplexity_tracker = Perplexity()
         self.adaptation_gain_tracker = keras.metrics.Mean(name="adaptation_gain")
         self.total_gain_tracker = keras.metrics.Mean(name="total_gain")
+        for tracker in (self.adaptation_gain_tracker, self.total_gain_tracker):
+            tracker._direction = "up"
         self._build_parts()
 
     def _build_parts(self):
@@ -341,12 +345,22 @@ class FWLCausalLM(Generating, keras.Model):
             "weights": None if mask is None else ops.cast(mask, "float32"),
         }
 
-    def save(self, *args, **kwargs):
-        """As `keras.Model.save`; the state that training carries is not part of a model."""
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """As `keras.Model.save`; the state that training carries is not part of a model.
+
+        Raises:
+            ValueError: if the file is to be HDF5, from which such a model cannot be loaded.
+        """
+        if zipped is not False and str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"`filepath`={str(filepath)!r} would be a file that cannot be loaded: HDF5 holds "
+                "layers in a row, and no language model with fast weights. Use a name that ends "
+                "in .keras, or `save_weights` and one that ends in .weights.h5."
+            )
         carried = self.carried_state
         self._set_carried_state(None)
         try:
-            return super().save(*args, **kwargs)
+            return super().save(filepath, overwrite, zipped, **kwargs)
         finally:
             self._set_carried_state(carried)
 
@@ -422,6 +436,68 @@ class FWLCausalLM(Generating, keras.Model):
             tracker.update_state(value, sample_weight=tokens)
         return {tracker.name: tracker.result() for tracker, _ in trackers}
 
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        *args,
+        **kwargs,
+    ):
+        """As `keras.Model.fit`; callbacks that watch the model's own metrics need no `mode`.
+
+        Raises:
+            ValueError: if there is nothing to train, or if other weights are trainable than when
+                the model was compiled.
+        """
+        self._begin_fit(callbacks)
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """As `keras.Model.train_on_batch`; errors as for `fit`."""
+        self._check_trainable()
+        return super().train_on_batch(*args, **kwargs)
+
+    def _begin_fit(self, callbacks):
+        """What comes before any other part of `fit`."""
+        self._check_trainable()
+        trackers = (self.perplexity_tracker, self.adaptation_gain_tracker, self.total_gain_tracker)
+        set_directions(callbacks, trackers)
+
+    def _check_trainable(self):
+        """Raise a ValueError where training would do nothing, or change what is frozen."""
+        if not self.compiled:
+            return  # Keras says so.
+        variables = self.trainable_variables
+        if not variables:
+            raise ValueError(
+                "There is nothing to train: no weight is trainable. Set `lm.trainable = True`, or "
+                "that of some layers, and compile again."
+            )
+        # The optimizer and the compiled step go on with the variables that they were made for.
+        compiled = self._trainable_at_compile
+        if set(map(id, variables)) != compiled:
+            raise ValueError(
+                f"{len(variables)} weights are trainable, and not the {len(compiled)} that were "
+                "when the model was compiled: `trainable` has been changed, or LoRA enabled. Call "
+                "`lm.compile(...)` again, with a new optimizer."
+            )
+
+    def quantize(self, *args, **kwargs):
+        """Refused: the fast weights' steps need weights in floating point.
+
+        Raises:
+            ValueError: always, before anything is changed.
+        """
+        raise ValueError(
+            "A model with fast weights cannot be quantized: its steps need weights in floating "
+            'point. Quantize the backbone before the model is made, `backbone.quantize("int8")`, '
+            'or export the model with `dtype="bfloat16"`.'
+        )
+
     def train_step(self, *args, **kwargs):
         return _steps().train_step(self, *args, **kwargs)
 
@@ -446,8 +522,10 @@ class FWLCausalLM(Generating, keras.Model):
                     f"`{name}`={kwargs[name]!r} would be ignored: the model computes its loss and "
                     "metrics itself, without ever holding the logits. Leave it out."
                 )
-        self.sampler = sampler
         super().compile(optimizer=optimizer, **kwargs)
+        self.sampler = sampler
+        # Ids: Keras would take the variables themselves for the model's own.
+        self._trainable_at_compile = frozenset(map(id, self.trainable_variables))
 
     def get_compile_config(self) -> dict:
         config = super().get_compile_config()

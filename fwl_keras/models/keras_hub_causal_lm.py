@@ -248,6 +248,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
         **kwargs,
     ):
         """As `keras.Model.fit`; `x` and `validation_data` may also be texts."""
+        self._begin_fit(kwargs.get("callbacks"))
         x, y, sample_weight = self._tokenized(x, y, sample_weight)
         if holds_text(validation_data):
             if isinstance(validation_data, tuple):
@@ -277,6 +278,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """As `keras.Model.train_on_batch`; `x` may also be texts."""
+        self._check_trainable()
         return keras.Model.train_on_batch(self, *self._tokenized(x, y, sample_weight), **kwargs)
 
     def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):

@@ -5,6 +5,9 @@ import tensorflow as tf
 from fwl_keras.data.sentencepiece_tokenizer import SPACE_SIGN
 from fwl_keras.serving.checks import RowChecks, is_utf8
 
+# Bytes to the end of any text.
+_REST = tf.int32.max
+
 
 class GraphTokenizer(tf.Module):
     """The model's SentencePiece tokeniser as TensorFlow operations that refuse single rows.
@@ -99,6 +102,22 @@ class GraphTokenizer(tf.Module):
             kept = tf.logical_and(kept, tf.not_equal(ids.flat_values, special))
         ids = tf.ragged.boolean_mask(ids, ids.with_flat_values(kept))
         return self._tokenizer.detokenize(ids)
+
+    def continuation(self, before: tf.RaggedTensor, ids: tf.RaggedTensor) -> tf.Tensor:
+        """Texts, string tensor [B], of what comes after other tokens; as `Codec.continuation`.
+
+        Args:
+            before: int32 [B, (T)], the tokens before; none stands for a text that is not known.
+            ids: int32 [B, (T)], those that come next.
+        """
+        known = before.row_lengths() > 0
+        some = self._tokenizer.tokenize(tf.fill([tf.shape(known)[0]], "a"))
+        before = tf.concat([before, keep_rows(some, tf.logical_not(known))], axis=1)
+        text = self.decode(before)
+        whole = self.decode(tf.concat([before, ids], axis=1))
+        return tf.strings.substr(
+            whole, tf.minimum(tf.strings.length(text), tf.strings.length(whole)), _REST
+        )
 
 
 def keep_rows(ids: tf.RaggedTensor, rows: tf.Tensor) -> tf.RaggedTensor:
