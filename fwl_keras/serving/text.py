@@ -5,9 +5,6 @@ import tensorflow as tf
 from fwl_keras.data.sentencepiece_tokenizer import SPACE_SIGN
 from fwl_keras.serving.checks import RowChecks, is_utf8
 
-# Bytes to the end of any text.
-_REST = tf.int32.max
-
 
 class GraphTokenizer(tf.Module):
     """The model's SentencePiece tokeniser as TensorFlow operations that refuse single rows.
@@ -110,14 +107,14 @@ class GraphTokenizer(tf.Module):
             before: int32 [B, (T)], the tokens before; none stands for a text that is not known.
             ids: int32 [B, (T)], those that come next.
         """
+        before, ids = (one.with_row_splits_dtype(tf.int64) for one in (before, ids))
         known = before.row_lengths() > 0
         some = self._tokenizer.tokenize(tf.fill([tf.shape(known)[0]], "a"))
         before = tf.concat([before, keep_rows(some, tf.logical_not(known))], axis=1)
         text = self.decode(before)
         whole = self.decode(tf.concat([before, ids], axis=1))
-        return tf.strings.substr(
-            whole, tf.minimum(tf.strings.length(text), tf.strings.length(whole)), _REST
-        )
+        begin = tf.minimum(tf.strings.length(text), tf.strings.length(whole))
+        return tf.strings.substr(whole, begin, tf.strings.length(whole) - begin)
 
 
 def keep_rows(ids: tf.RaggedTensor, rows: tf.Tensor) -> tf.RaggedTensor:

@@ -365,7 +365,7 @@ def test_a_keras_hub_preprocessor():
         ({"prompts": "text"}, "preprocessor"),
         ({"stop_token_ids": "auto"}, '`stop_token_ids="auto"`'),
         ({"seed": [1, 2]}, "one int for each of the 1 rows"),
-        ({"seed": -1}, r"\[0, 2\*\*32\)"),
+        ({"seed": -1}, r"`seed` must be a whole number in \[0, 4294967296\)"),
     ],
 )
 def test_errors(models, settings, message):
