@@ -6,8 +6,8 @@
 
 `tests/conftest.py` calls `record` before anything of the package is imported; child processes are
 reached by a `sitecustomize` module that is put on their PYTHONPATH. Every process appends to a
-file of its own. What is looked for is read from the code: every `raise` of an error that tells a
-user what to do otherwise, that is with a message.
+file of its own. What is looked for is read from the code: every `raise` of an error with a message,
+and every call of a check that many functions share (`require_...`), which must have failed there.
 """
 
 import argparse
@@ -34,6 +34,9 @@ spec.loader.exec_module(module)
 module.record()
 """
 
+# How the names of shared checks begin.
+CHECKS = ("require_", "check_int", "check_length")
+
 # Part of a file's path, part of the statement: why no test of the default suite can reach it.
 UNREACHED = {
     ("models/encoder_block_backbone.py", ""): "needs the Model Garden, which has an own suite",
@@ -48,14 +51,22 @@ UNREACHED = {
 }
 
 
+def is_raise(node: ast.AST) -> bool:
+    """Whether a statement makes an error with a message."""
+    return isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and bool(node.exc.args)
+
+
+def is_check(node: ast.AST) -> bool:
+    """Whether a statement is a call of a check that raises an error."""
+    call = node.value if isinstance(node, ast.Expr) else None
+    name = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
+    return name.startswith(CHECKS)
+
+
 def raises(source: str) -> dict[int, str]:
-    """The statements by line: every `raise` that makes an error with a message."""
-    tree = ast.parse(source)
-    return {
-        node.lineno: ast.unparse(node)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args
-    }
+    """What is looked for in a file, by line."""
+    nodes = ast.walk(ast.parse(source))
+    return {node.lineno: ast.unparse(node) for node in nodes if is_raise(node) or is_check(node)}
 
 
 def record() -> None:
@@ -127,8 +138,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def source_to_code(self, data, path, *, _optimize=-1):
         tree = ast.parse(data, path)
-        wanted = raises(data.decode("utf-8"))
-        tree = ast.fix_missing_locations(_Marks(_relative(path), wanted).visit(tree))
+        tree = ast.fix_missing_locations(_Marks(_relative(path)).visit(tree))
         return compile(tree, path, "exec", dont_inherit=True, optimize=_optimize)
 
     def exec_module(self, module):
@@ -137,16 +147,23 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class _Marks(ast.NodeTransformer):
-    def __init__(self, path, wanted):
-        self._path, self._wanted = path, wanted
+    def __init__(self, path):
+        self._path = path
 
     def visit_Raise(self, node):
-        if node.lineno not in self._wanted:
+        return [self._mark(node), node] if is_raise(node) else node
+
+    def visit_Expr(self, node):
+        if not is_check(node):
             return node
-        call = ast.Expr(
-            ast.Call(ast.Name(MARK, ast.Load()), [ast.Constant(f"{self._path}:{node.lineno}")], [])
-        )
-        return [ast.copy_location(call, node), node]
+        failed = ast.ExceptHandler(ast.Name("Exception", ast.Load()), None, [self._mark(node)])
+        failed.body.append(ast.Raise())
+        return ast.copy_location(ast.Try([node], [failed], [], []), node)
+
+    def _mark(self, node):
+        place = ast.Constant(f"{self._path}:{node.lineno}")
+        call = ast.Expr(ast.Call(ast.Name(MARK, ast.Load()), [place], []))
+        return ast.copy_location(call, node)
 
 
 def _relative(path) -> str:

@@ -5,7 +5,7 @@ import importlib
 import keras
 from keras import ops
 
-from fwl_keras._arguments import require_count
+from fwl_keras._arguments import require_bools, require_count, require_int
 from fwl_keras.layers.fwl_block import FWLBlock
 from fwl_keras.models.carried_state import CarriedState
 from fwl_keras.models.directions import set_directions
@@ -85,7 +85,9 @@ class FWLCausalLM(Generating, keras.Model):
         self.backbone = backbone
         self.block = block
         self.preprocessor = preprocessor
-        if pad_token_id is None:
+        if pad_token_id is not None:
+            require_int("pad_token_id", pad_token_id, 0, block.vocab_size)
+        else:
             pad_token_id = getattr(getattr(preprocessor, "tokenizer", None), "pad_token_id", None)
         self.pad_token_id = pad_token_id
         if context_length is None:
@@ -304,6 +306,9 @@ class FWLCausalLM(Generating, keras.Model):
         Raises:
             ValueError: if the backbone keeps no context, or only one for all rows together.
         """
+        if not ops.is_tensor(batch_size):
+            require_count("batch_size", batch_size)
+        require_bools(carry_context=carry_context)
         context = {}
         if carry_context:
             if self.body.rows_together:

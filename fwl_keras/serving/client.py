@@ -199,7 +199,8 @@ def _column(name, value):
     """An array [B, ...] for a request."""
     kind = _KINDS.get(name)
     if kind is object:
-        texts = [value] if isinstance(value, str | bytes) else list(value)
+        texts = [value] if isinstance(value, str | bytes) else value
+        texts = list(texts) if isinstance(texts, Sequence | np.ndarray) else []
         # Surrogates are refused by the server, as not UTF-8, and not here.
         rows = [
             one.encode("utf-8", "surrogatepass") if isinstance(one, str) else one for one in texts
