@@ -1,11 +1,14 @@
 """What is measured is checked before anything is computed."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from fwl_keras.evaluation import DynamicEvaluation, stream_losses, token_losses
 from fwl_keras.evaluation.hidden_state_optimisation import HiddenStateOptimisation
 from fwl_keras.evaluation.hill_climb import hill_climb, logarithmic_scale
+from fwl_keras.evaluation.operations import count_operations
 from fwl_keras.evaluation.score_totals import ScoreTotals
 from fwl_keras.evaluation.token_analysis import TokenTable, doubling_edges, gain_by
 
@@ -78,6 +81,20 @@ def test_windows(measure, windows):
 def test_batch_size(batch_size):
     with pytest.raises(ValueError, match="`batch_size`"):
         token_losses(None, np.zeros((2, 3), int), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("eos_id", [-1, 5, 1.5, None])
+def test_the_mark(eos_id):
+    lm = SimpleNamespace(block=SimpleNamespace(vocab_size=5))
+    with pytest.raises(ValueError, match="`eos_id` must"):
+        DynamicEvaluation().losses(lm, [[1, 2]], eos_id=eos_id)
+
+
+@pytest.mark.parametrize("length", COUNTS)
+def test_operations(length):
+    lm = SimpleNamespace(backbone=SimpleNamespace(num_layers=1, num_query_heads=1), block=None)
+    with pytest.raises(ValueError, match="`length` must"):
+        count_operations(lm, length)
 
 
 def test_totals():
