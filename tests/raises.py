@@ -47,6 +47,8 @@ UNREACHED = {
     ("benchmark/", ""): "the benchmark's own consistency, not an argument of a user",
     ("data/wikitext.py", ""): "needs the network, or a damaged download",
     ("data/python_stdlib.py", ""): "only where Python comes without its library's source",
+    ("models/value_and_gradients.py", ""): "only on a backend that the block has refused before",
+    ("models/weight_gradients.py", ""): "only on a backend that the block has refused before",
     ("serving/grpc.py", "ImportError"): "only without tensorflow-serving-api",
 }
 

@@ -1,5 +1,7 @@
 """Every argument of the model's methods is checked at the door."""
 
+from types import SimpleNamespace
+
 import keras
 import keras_hub
 import numpy as np
@@ -163,6 +165,13 @@ def test_nothing(lm, samples):
 def test_what_are_no_inputs(lm, wrong):
     with pytest.raises(ValueError, match="`inputs"):
         lm.codec.rows(wrong, "inputs")
+
+
+def test_the_end_of_a_text_needs_a_token(lm, monkeypatch):
+    bytes_alone = SimpleNamespace(tokenizer=keras_hub.tokenizers.ByteTokenizer())
+    monkeypatch.setattr(lm, "preprocessor", bytes_alone)
+    with pytest.raises(ValueError, match="needs a tokeniser with an end token"):
+        lm.read("\x01\x02", final=True)
 
 
 def test_bytes_that_are_no_text(text_lm):
