@@ -11,6 +11,7 @@ from lm_helpers import WIDTH, V, language_model, random_ids
 
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.data import SentencePieceTokenizer
+from fwl_keras.evaluation import document_losses
 from fwl_keras.models import RecurrentBackbone, TextPreprocessor
 
 
@@ -369,3 +370,25 @@ def test_samplers_without_a_name():
     lm.compile(sampler=keras_hub.samplers.BeamSampler(num_beams=2), run_eagerly=True)
     with pytest.raises(ValueError, match="cannot be streamed"):
         lm.stream([1, 2], 8, stop_token_ids=None)
+
+
+def test_a_tied_embedding_that_is_not_there():
+    parts = {
+        "backbone": keras.layers.Embedding(V, WIDTH),
+        "block": FWLBlock(WIDTH, V, unembedding="lost"),
+    }
+    with pytest.raises(ValueError, match="'lost', which is not a layer of the backbone"):
+        FWLCausalLM.from_config(parts)
+
+
+def test_beam_search_in_one_context():
+    lm = language_model("plain", context_length=4)
+    lm.compile(sampler=keras_hub.samplers.BeamSampler(num_beams=2), run_eagerly=True)
+    with pytest.raises(ValueError, match="Beam search cannot begin a new context"):
+        lm.generate([[1, 2]], 8, stop_token_ids=None)
+
+
+def test_a_context_without_a_state(lm):
+    marks = {"eos_id": 1, "pad_id": 0}
+    with pytest.raises(ValueError, match="`carry_context=True` needs `carry=True`"):
+        document_losses(lm, [[1, 2]], length=2, carry=False, carry_context=True, **marks)
