@@ -9,7 +9,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the oracle's; keeps it off a de
 import jax
 import keras
 import pytest
+import raises
 from hypothesis import HealthCheck, settings
+
+# Before the package is imported; nothing, unless the environment asks for it.
+raises.record()
 
 # The default finds the same examples every time; `--hypothesis-profile=explore` looks for new ones.
 settings.register_profile(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from fwl_keras.data.packing import check_length
+from fwl_keras.data.packing import check_int, check_length
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -37,8 +37,7 @@ class Batches(abc.ABC):
             ("steps", steps, 1),
             ("seed", seed, 0),
         ):
-            if value < minimum:
-                raise ValueError(f"{name} must be at least {minimum}; received {name}={value}")
+            check_int(name, value, minimum=minimum)
         self.length = length
         self.batch_size = batch_size
         self.steps = steps
@@ -125,7 +124,8 @@ class Batches(abc.ABC):
         return dataset.apply(tf.data.experimental.assert_cardinality(len(rest))).prefetch(2)
 
     def _check_start(self, start: int) -> int:
-        if not 0 <= start <= self.steps:
+        check_int("start", start, minimum=0)
+        if start > self.steps:
             raise ValueError(
                 f"start must be between 0 and steps={self.steps}; received start={start}"
             )

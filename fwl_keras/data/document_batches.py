@@ -7,6 +7,7 @@ import numpy as np
 
 from fwl_keras.data.batches import Batches
 from fwl_keras.data.lanes import DocumentBatch, MarkedDocuments, assign_lanes
+from fwl_keras.data.packing import check_int
 
 
 class DocumentBatches(Batches):
@@ -67,8 +68,7 @@ class DocumentBatches(Batches):
         start: int = 0,
     ) -> None:
         super().__init__(length, batch_size, steps, seed, start)
-        if groups < 1:
-            raise ValueError(f"groups must be at least 1; received groups={groups}")
+        check_int("groups", groups, minimum=1)
         self.groups = groups
         self._source = MarkedDocuments(
             documents_ids, length, eos_id=eos_id, pad_id=pad_id, ends=True

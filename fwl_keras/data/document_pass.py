@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fwl_keras.data.lanes import DocumentBatch, MarkedDocuments, assign_lanes
+from fwl_keras.data.packing import check_int
 
 
 class DocumentPass:
@@ -52,8 +53,7 @@ class DocumentPass:
         eos_id: int,
         pad_id: int,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; received batch_size={batch_size}")
+        check_int("batch_size", batch_size, minimum=1)
         self._source = MarkedDocuments(
             documents_ids, length, eos_id=eos_id, pad_id=pad_id, ends=False
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from fwl_keras.data.packing import check_length
+from fwl_keras.data.packing import check_int, check_length, ids_array
 
 # The inputs of a batch, by name, and its labels.
 DocumentBatch = tuple[dict[str, np.ndarray], np.ndarray]
@@ -42,13 +42,15 @@ class MarkedDocuments:
         ends: bool,
     ) -> None:
         check_length(length, minimum=1)
+        check_int("eos_id", eos_id, minimum=0)
+        check_int("pad_id", pad_id, minimum=0)
         self.length = length
         self.pad_id = pad_id
         sizes = np.array([len(ids) for ids in documents_ids], dtype=np.int64)
         if not sizes.sum():
             raise ValueError("documents_ids holds no tokens; give at least one document with text")
         mark = np.array([eos_id], dtype=np.int32)
-        parts = [part for ids in documents_ids for part in (np.asarray(ids, np.int32), mark)]
+        parts = [part for ids in documents_ids for part in (ids_array(ids), mark)]
         # One mark ends a document and begins the next.
         self._tokens = np.concatenate([mark, *parts])
         self._begins = np.concatenate([[0], np.cumsum(sizes + 1)[:-1]])

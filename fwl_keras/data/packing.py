@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fwl_keras._arguments import is_int
+
 
 def token_stream(documents_ids: Sequence[Sequence[int]], *, eos_id: int | None) -> np.ndarray:
     """Joins documents into one stream of tokens.
@@ -22,8 +24,10 @@ def token_stream(documents_ids: Sequence[Sequence[int]], *, eos_id: int | None) 
         >>> token_stream([[5, 6], [7]], eos_id=3)
         array([5, 6, 3, 7, 3], dtype=int32)
     """
+    if eos_id is not None:
+        check_int("eos_id", eos_id, minimum=0)
     end = np.array([] if eos_id is None else [eos_id], dtype=np.int32)
-    parts = [part for ids in documents_ids for part in (np.asarray(ids, dtype=np.int32), end)]
+    parts = [part for ids in documents_ids for part in (ids_array(ids), end)]
     stream = np.concatenate(parts) if parts else end[:0]
     if not stream.size:
         raise ValueError("documents_ids holds no tokens; give at least one document with text")
@@ -91,7 +95,10 @@ def pack_documents(
         array([0, 0], dtype=int32)
     """
     check_length(length, minimum=1)
-    if not 1 <= min_length <= length:
+    check_int("pad_id", pad_id, minimum=0)
+    check_int("min_length", min_length, minimum=1)
+    documents_ids = [ids_array(ids) for ids in documents_ids]
+    if not min_length <= length:
         raise ValueError(
             f"min_length must be between 1 and length={length}; received min_length={min_length}"
         )
@@ -141,6 +148,8 @@ def evaluation_windows(stream: np.ndarray, length: int, *, pad_id: int | None = 
     """
     check_length(length, minimum=1)
     stream = check_stream(stream)
+    if pad_id is not None:
+        check_int("pad_id", pad_id, minimum=0)
     labels = stream.size - 1
     if pad_id is None:
         windows = labels // length
@@ -162,8 +171,31 @@ def evaluation_windows(stream: np.ndarray, length: int, *, pad_id: int | None = 
 
 def check_length(length: int, *, minimum: int) -> None:
     """Raises a ValueError unless `length` is an int of at least `minimum`."""
-    if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < minimum:
-        raise ValueError(f"length must be an int of at least {minimum}; received length={length!r}")
+    check_int("length", length, minimum=minimum)
+
+
+def check_int(name: str, value: int, *, minimum: int) -> None:
+    """Raises a ValueError unless `value` is an int of at least `minimum`."""
+    if not is_int(value) or value < minimum:
+        raise ValueError(f"{name} must be an int of at least {minimum}; received {name}={value!r}")
+
+
+def ids_array(ids: Sequence[int]) -> np.ndarray:
+    """Returns a document's ids as int32, or raises a ValueError unless they are token ids."""
+    array = np.asarray(ids)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(
+            "documents_ids must hold a vector of integers for each document; received one of "
+            f"shape {array.shape}, dtype {array.dtype}"
+        )
+    return _as_int32("documents_ids", array)
+
+
+def _as_int32(name, array):
+    if array.size and (array.min() < 0 or array.max() > np.iinfo(np.int32).max):
+        wrong = array.min() if array.min() < 0 else array.max()
+        raise ValueError(f"{name} has {wrong}, which is not in [0, 2**31), as token ids are")
+    return array.astype(np.int32, copy=False)
 
 
 def check_stream(stream: np.ndarray) -> np.ndarray:
@@ -174,4 +206,4 @@ def check_stream(stream: np.ndarray) -> np.ndarray:
             f"stream must be a vector of integers; received shape {stream.shape}, dtype "
             f"{stream.dtype}; token_stream makes one"
         )
-    return stream.astype(np.int32, copy=False)
+    return _as_int32("stream", stream)

@@ -8,6 +8,13 @@ import numpy as np
 from keras import ops
 from rich.progress import track
 
+from fwl_keras._arguments import (
+    require_bool,
+    require_count,
+    require_int,
+    require_not_negative,
+    require_positive,
+)
 from fwl_keras.models.weight_gradients import WeightGradients
 
 RULES = ("sgd", "rms")
@@ -67,16 +74,19 @@ class DynamicEvaluation:
                     f"`{name}` must be one of {', '.join(allowed)}; received "
                     f"{getattr(self, name)!r}."
                 )
-        if self.length < 1 or self.context_length < 1 or self.context_length % self.length:
+        require_count("length", self.length)
+        require_count("context_length", self.context_length)
+        require_bool("per_document", self.per_document)
+        for name in ("learning_rate", "decay"):
+            require_not_negative(name, getattr(self, name))
+        require_positive("epsilon", self.epsilon)
+        if self.context_length % self.length:
             raise ValueError(
                 f"`context_length`={self.context_length} must be a multiple of `length`="
                 f"{self.length}."
             )
-        if not self.learning_rate >= 0 or not 0 <= self.decay <= 1 or not self.epsilon > 0:
-            raise ValueError(
-                "`learning_rate` must not be negative, `decay` between 0 and 1, `epsilon` above "
-                f"0; received {self.learning_rate}, {self.decay} and {self.epsilon}."
-            )
+        if self.decay > 1:
+            raise ValueError(f"`decay` must lie between 0 and 1; received {self.decay!r}.")
 
     def variables(self, lm) -> list[keras.Variable]:
         """The variables that are adapted."""
@@ -152,6 +162,7 @@ class DynamicEvaluation:
         Raises:
             ValueError: if the statistics do not fit.
         """
+        require_int("eos_id", eos_id, 0, lm.block.vocab_size)
         variables = self.variables(lm)
         trained = [np.array(ops.convert_to_numpy(v.value)) for v in variables]
         constants = self._constants(trained, statistics)

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 from rich.progress import track
 
+from fwl_keras._arguments import require_count, require_not_negative
 from fwl_keras.data import DocumentPass
 from fwl_keras.models.compiled import Compiled
 from fwl_keras.models.keras_hub import KerasHubBody
@@ -43,13 +44,14 @@ class HiddenStateOptimisation:
     context_length: int = 256
 
     def __post_init__(self):
-        if self.length < 1 or self.context_length < 1 or self.context_length % self.length:
+        require_count("length", self.length)
+        require_count("context_length", self.context_length)
+        require_not_negative("learning_rate", self.learning_rate)
+        if self.context_length % self.length:
             raise ValueError(
                 f"`context_length`={self.context_length} must be a multiple of `length`="
                 f"{self.length}."
             )
-        if not self.learning_rate >= 0:
-            raise ValueError(f"`learning_rate`={self.learning_rate} must not be negative.")
 
     def losses(
         self,

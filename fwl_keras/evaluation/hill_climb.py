@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fwl_keras._arguments import require_count, require_positive
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -62,6 +64,10 @@ def hill_climb(
             raise ValueError(
                 f"`start[{name!r}]` must be one of {list(scale)}; received {start.get(name)!r}."
             )
+    require_count("rounds", rounds)
+    unknown = [name for names in together for name in names if name not in scales]
+    if unknown:
+        raise ValueError(f"`together` names {unknown[0]!r}, which has no scale in {list(scales)}.")
     known = {_key(trial.settings): trial for trial in trials}
 
     def measured(settings):
@@ -117,7 +123,15 @@ def logarithmic_scale(low: float, high: float, per_decade: int = 2) -> list[floa
 
     Returns:
         The values in order.
+
+    Raises:
+        ValueError: if a number is not positive, or `high` is below `low`.
     """
+    require_positive("low", low)
+    require_positive("high", high)
+    require_count("per_decade", per_decade)
+    if high < low:
+        raise ValueError(f"`high`={high} must not be below `low`={low}.")
     count = round(math.log10(high / low) * per_decade) + 1
     values = low * 10.0 ** (np.arange(count) / per_decade)
     return [float(f"{value:.2g}") for value in values]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import keras
 
+from fwl_keras._arguments import require_count
+
 
 @dataclass(frozen=True)
 class Operations:
@@ -124,6 +126,7 @@ def count_operations(lm: keras.Model, length: int) -> Operations:
             "Operations are counted for KerasHub bodies with `num_layers` and `num_query_heads`; "
             f"received {type(backbone).__name__}."
         )
+    require_count("length", length)
     segment = block.segment_length or length
     if length % segment:
         raise ValueError(f"`length`={length} must be a multiple of `segment_length`={segment}.")

@@ -27,8 +27,16 @@ class ScoreTotals:
 
         Args:
             totals: At least one; all of them compared, or none.
+
+        Raises:
+            ValueError: There are none, or some are compared and some are not.
         """
         totals = list(totals)
+        if len({one.reference_nats is None for one in totals}) != 1:
+            raise ValueError(
+                "totals must be of at least one text, and all of them compared, or none; received "
+                f"{totals}"
+            )
         compared = totals[0].reference_nats is not None
         return cls(
             sum(one.tokens for one in totals),

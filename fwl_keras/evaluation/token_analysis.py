@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fwl_keras._arguments import require_count, require_positive
+
 
 @dataclass(frozen=True)
 class TokenTable:
@@ -48,6 +50,7 @@ class TokenTable:
         """
         if not sum(len(ids) for ids in documents_ids):
             raise ValueError("`documents_ids` holds no token.")
+        require_count("vocab_size", vocab_size)
         counts = np.bincount(training_stream, minlength=vocab_size)
         ids = np.concatenate(documents_ids).astype(int)
         return cls(
@@ -84,6 +87,7 @@ def doubling_edges(highest: int, *, per_doubling: float = 1.0, zero: bool = Fals
         >>> doubling_edges(5, zero=True).tolist()
         [0.0, 1.0, 2.0, 4.0, 8.0]
     """
+    require_positive("per_doubling", per_doubling)
     count = int(np.floor(np.log2(max(highest, 1)) * per_doubling + 1e-9)) + 1
     edges = 2.0 ** (np.arange(count + 1) / per_doubling)
     return np.concatenate([[0.0], edges]) if zero else edges
@@ -120,6 +124,8 @@ def gain_by(
     Raises:
         ValueError: if no bin has enough documents.
     """
+    require_count("min_documents", min_documents)
+    require_count("resamples", resamples)
     count_bins, count_documents = len(edges) - 1, int(documents.max(initial=0)) + 1
     bins = np.searchsorted(edges, values, side="right") - 1
     there = np.isfinite(gain) & (bins >= 0) & (bins < count_bins)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from rich.progress import track
 
+from fwl_keras._arguments import require_count
 from fwl_keras.models.compiled import Compiled
 
 
@@ -32,6 +33,7 @@ def token_losses(
         ValueError: if there is no window.
     """
     _check(windows)
+    require_count("batch_size", batch_size)
 
     def read(batch):
         inputs, labels, weights = batch[:, :-1], batch[:, 1:], None
@@ -116,3 +118,9 @@ def infinite_where_not_finite(losses: np.ndarray) -> np.ndarray:
 def _check(windows):
     if len(windows) == 0:
         raise ValueError("`windows` is empty: there is no text to evaluate.")
+    shape, dtype = np.shape(windows), np.asarray(windows).dtype
+    if len(shape) != 2 or shape[1] < 2 or dtype.kind not in "iu":
+        raise ValueError(
+            "`windows` must be an int array [windows, tokens] of at least two tokens; received "
+            f"shape {shape} and dtype {dtype}."
+        )

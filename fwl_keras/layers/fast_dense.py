@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from fwl_keras.layers.fast_layer import FastLayer, require_count
+from fwl_keras._arguments import require_count
+from fwl_keras.layers.fast_layer import FastLayer
 from fwl_keras.ops import linear_attention, running_sum
 
 

@@ -1,12 +1,12 @@
 """What layers with fast weights have in common: step sizes, decays and adapted weights."""
 
 import math
-import numbers
 
 import keras
 import numpy as np
 from keras import ops
 
+from fwl_keras._arguments import require_bools, require_fraction, require_positive
 from fwl_keras.saving import check_config
 
 
@@ -48,6 +48,11 @@ class FastLayer(keras.layers.Layer):
         require_positive("initial_step_size", initial_step_size)
         require_positive("step_size_gain", step_size_gain)
         require_fraction("initial_decay", initial_decay)
+        require_bools(
+            step_size_per_unit=step_size_per_unit,
+            train_step_sizes=train_step_sizes,
+            train_decays=train_decays,
+        )
         self.initial_step_size = initial_step_size
         self.step_size_gain = step_size_gain
         self.step_size_per_unit = step_size_per_unit
@@ -95,14 +100,13 @@ class FastLayer(keras.layers.Layer):
 
     def set_step_size(self, name: str, value) -> None:
         """Assign a positive step size, a number or an array of the variable's shape."""
-        require_positive(name, np.min(value))
+        require_step_sizes(name, value)
         theta = np.log(np.asarray(value, "float64") / self.initial_step_size) / self.step_size_gain
         _assign(self.step_size_variables[name], theta)
 
     def set_decay(self, name: str, value) -> None:
         """Assign a decay in (0, 1), a number or an array of the variable's shape."""
-        require_fraction(name, np.min(value))
-        require_fraction(name, np.max(value))
+        require_decays(name, value)
         phi = (_logit(value) - _logit(self.initial_decay)) / self.step_size_gain
         _assign(self.decay_variables[name], phi)
 
@@ -143,22 +147,24 @@ class FastLayer(keras.layers.Layer):
         return super().from_config(config)
 
 
-def require_positive(name: str, value) -> None:
-    """Raise a ValueError unless `value` is a finite number above zero."""
-    if not (np.isscalar(value) and np.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be a positive number; received {value!r}.")
+def require_step_sizes(name: str, values) -> None:
+    """Raise a ValueError unless all of `values`, a number or an array, are positive."""
+    for value in _numbers(name, values):
+        require_positive(name, value)
 
 
-def require_count(name: str, value) -> None:
-    """Raise a ValueError unless `value` is a whole number above zero."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{name}` must be a positive whole number; received {value!r}.")
+def require_decays(name: str, values) -> None:
+    """Raise a ValueError unless all of `values`, a number or an array, lie between 0 and 1."""
+    for value in _numbers(name, values):
+        require_fraction(name, value)
 
 
-def require_fraction(name: str, value) -> None:
-    """Raise a ValueError unless 0 < value < 1."""
-    if not 0 < value < 1:
-        raise ValueError(f"`{name}` must lie strictly between 0 and 1; received {value!r}.")
+def _numbers(name, values):
+    """The smallest and the largest of them; NaN is both, and what is no number is as it is."""
+    values = np.asarray(values)
+    if not values.size:
+        raise ValueError(f"`{name}` must be a number or an array of them; received none.")
+    return (values.min(), values.max()) if values.dtype.kind in "iuf" else values.ravel()[:1]
 
 
 def _logit(p):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from fwl_keras._arguments import require_not_negative
 from fwl_keras.layers.fast_layer import FastLayer
 from fwl_keras.ops import running_sum
 
@@ -35,8 +36,7 @@ class FastLayerNormalization(FastLayer):
 
     def __init__(self, epsilon: float = 1e-6, gamma_initializer="ones", **kwargs):
         super().__init__(**kwargs)
-        if not epsilon >= 0:
-            raise ValueError(f"`epsilon` must not be negative; received {epsilon!r}.")
+        require_not_negative("epsilon", epsilon)
         self.epsilon = epsilon
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
 

@@ -4,9 +4,9 @@ from functools import reduce
 from operator import add
 
 import keras
-import numpy as np
 from keras import ops
 
+from fwl_keras._arguments import require_bools, require_count
 from fwl_keras.layers._checks import (
     check_features,
     check_matches,
@@ -16,7 +16,7 @@ from fwl_keras.layers._checks import (
     require_backend,
 )
 from fwl_keras.layers.fast_dense import FastDense
-from fwl_keras.layers.fast_layer import require_count, require_fraction, require_positive
+from fwl_keras.layers.fast_layer import require_decays, require_step_sizes
 from fwl_keras.layers.fast_layer_normalization import FastLayerNormalization
 from fwl_keras.layers.squared_relu import SquaredReLU
 from fwl_keras.layers.unembedding import Unembedding
@@ -152,6 +152,12 @@ class FWLBlock(keras.layers.Layer):
         for name, value in {"size": size, "vocab_size": vocab_size, **lengths}.items():
             if value is not None or name not in lengths:
                 require_count(name, value)
+        require_bools(
+            use_bias=False if use_bias is None else use_bias,
+            use_fast_weights=use_fast_weights,
+            residual=residual,
+            train_step_sizes=train_step_sizes,
+        )
         if attn_chunks is not None and chunk_length is not None:
             raise ValueError(
                 f"Both `attn_chunks`={attn_chunks} and `chunk_length`={chunk_length} are given; "
@@ -524,8 +530,10 @@ class FWLBlock(keras.layers.Layer):
             and `position`, int32 [B], the number of tokens in the open segment.
 
         Raises:
-            ValueError: if the block is not built yet.
+            ValueError: if the block is not built yet, or the number is not a positive int.
         """
+        if not ops.is_tensor(batch_size):
+            require_count("batch_size", batch_size)
         if not self.built:
             raise ValueError(
                 "`initial_state` needs the weights' shapes: call the block on data, or "
@@ -578,7 +586,7 @@ class FWLBlock(keras.layers.Layer):
         """Assign positive step sizes by fast weight's name, e.g. {"expand_kernel": 1e-3}."""
         places = {t: _fast_weight(t) for t in values}
         for t, value in values.items():
-            require_positive(t, np.min(value))
+            require_step_sizes(t, value)
         for t, (layer, name) in places.items():
             getattr(self, layer).set_step_size(name, values[t])
 
@@ -586,8 +594,7 @@ class FWLBlock(keras.layers.Layer):
         """Assign decays in (0, 1) by fast weight's name, e.g. {"expand_kernel": 0.9}."""
         places = {t: _fast_weight(t) for t in values}
         for t, value in values.items():
-            require_fraction(t, np.min(value))
-            require_fraction(t, np.max(value))
+            require_decays(t, value)
         for t, (layer, name) in places.items():
             getattr(self, layer).set_decay(name, values[t])
 

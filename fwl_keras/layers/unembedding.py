@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from fwl_keras.layers.fast_layer import require_count
+from fwl_keras._arguments import require_bool, require_count
 from fwl_keras.ops import cross_entropy
 from fwl_keras.saving import check_config
 
@@ -46,6 +46,7 @@ class Unembedding(keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
         require_count("vocab_size", vocab_size)
+        require_bool("use_bias", use_bias)
         self.vocab_size = vocab_size
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -59,6 +60,7 @@ class Unembedding(keras.layers.Layer):
         return _is_embedding(self.layer)
 
     def _check(self, layer):
+        _require_floats(layer)
         if _is_embedding(layer):
             size = layer.input_dim
         elif isinstance(layer, keras.layers.Dense):
@@ -102,6 +104,7 @@ class Unembedding(keras.layers.Layer):
     @property
     def kernel(self):
         """Matrix [S, V]: a variable, or a transposed embedding."""
+        _require_floats(self.layer)
         if self._kernel is not None:
             return self._kernel
         if not self.tied:
@@ -169,6 +172,16 @@ class Unembedding(keras.layers.Layer):
         config = dict(config)
         config["layer"] = keras.saving.deserialize_keras_object(config["layer"])
         return cls(**config)
+
+
+def _require_floats(layer):
+    """A quantized matrix would be taken without its scale."""
+    mode = getattr(layer, "quantization_mode", None)
+    if mode is not None:
+        raise ValueError(
+            f"`unembedding` is quantized ({mode!r}); give one in floating point, and quantize the "
+            "layers that it is not tied to."
+        )
 
 
 def _is_embedding(layer):

@@ -1,12 +1,17 @@
 """Between what users give and get, texts or token ids, and rows of token ids."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
+from fwl_keras._arguments import is_int
 from fwl_keras.models.text_preprocessor import TextPreprocessor
+
+# Tokens of a prompt that its continuation is decoded after: enough for any character's bytes.
+_TOKENS_BEFORE = 16
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,23 @@ class Codec:
         """Rows of token ids, without start and end tokens.
 
         Args:
-            inputs: a text or a list of texts; or token ids: a vector, a list of vectors, an int
-                array [B, T], from which the pad token is taken out, if there is one; or a dict of
-                `token_ids` and `padding_mask`.
+            inputs: a text, or several in a list, an array or a tensor [B]; or token ids: a
+                vector, a list of vectors, an int array [B, T], from which the pad token is taken
+                out, if there is one; or a dict of `token_ids` and `padding_mask`; or a batched
+                `tf.data.Dataset` of any of these, all of whose batches are read.
             name: the argument's name, for errors.
 
         Raises:
             ValueError: if it is none of these, or an id is outside [0, V).
         """
+        if hasattr(inputs, "element_spec"):
+            return self._from_dataset(inputs, name)
+        inputs = _unpacked(inputs, name)
         if isinstance(inputs, str | bytes):
-            return Rows(self.encode([inputs]), True, True)
+            return Rows(self.encode([inputs], name), True, True)
+        arrays = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+        if any(np.shape(one)[:1] == (0,) for one in arrays if _is_array(one) and one.ndim > 1):
+            raise ValueError(f"`{name}` is empty; give at least one text or row of token ids.")
         if isinstance(inputs, dict):
             return Rows(self._from_arrays(inputs, name), False, False)
         if _is_array(inputs) and np.asarray(inputs).dtype.kind in "iu":
@@ -60,6 +72,13 @@ class Codec:
                 return Rows([self._row(ids, name)], False, True)
             if ids.ndim == 2:
                 return Rows([self._row(row, name) for row in ids], False, False)
+        if _is_array(inputs):
+            inputs = np.asarray(inputs)
+            if not inputs.ndim or inputs.dtype.kind == "b":
+                raise ValueError(
+                    f"`{name}` must be texts or token ids; received an array of shape "
+                    f"{inputs.shape} and dtype {inputs.dtype}."
+                )
         inputs = list(inputs) if isinstance(inputs, Sequence | np.ndarray) else inputs
         if not isinstance(inputs, list):
             raise ValueError(
@@ -68,14 +87,22 @@ class Codec:
         if not inputs:
             raise ValueError(f"`{name}` is empty; give at least one text or row of token ids.")
         if all(isinstance(one, str | bytes) for one in inputs):
-            return Rows(self.encode(inputs), True, False)
-        if all(isinstance(one, int | np.integer) for one in inputs):
+            return Rows(self.encode(inputs, name), True, False)
+        if all(map(is_int, inputs)):
             return Rows([self._row(np.asarray(inputs), name)], False, True)
         return Rows([self._row(_vector(one, name), name) for one in inputs], False, False)
 
-    def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
-        """Token ids of texts, int32 [T_i], without start and end tokens."""
-        texts = [text.decode("utf-8") if isinstance(text, bytes) else text for text in texts]
+    def encode(self, texts: Sequence[str | bytes], name: str = "texts") -> list[np.ndarray]:
+        """Token ids of texts, int32 [T_i], without start and end tokens.
+
+        Args:
+            texts: the texts, bytes in UTF-8.
+            name: the argument's name, for errors.
+
+        Raises:
+            ValueError: if bytes are not UTF-8, or there is no tokeniser.
+        """
+        texts = [_decoded(text, i, name) for i, text in enumerate(texts)]
         tokenizer = self._tokenizer()
         if isinstance(self.preprocessor, TextPreprocessor):
             return tokenizer.encode_arrays(texts)
@@ -94,6 +121,47 @@ class Codec:
         text = keras.tree.flatten(text)[0] if not isinstance(text, str | bytes) else text
         text = text.numpy() if hasattr(text, "numpy") else text
         return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+
+    def continuation(self, before: np.ndarray) -> Callable[[np.ndarray], str]:
+        """How to decode what comes after other tokens.
+
+        A text's first token is decoded differently by some tokenisers: SentencePiece models with
+        a dummy prefix, as Llama's, take a space off it. Hence what is new is decoded with what
+        is before it, whose text is then cut off.
+
+        Args:
+            before: int [T], the tokens before; none stands for a text that is not known.
+
+        Returns:
+            Function of token ids [T] that come next, of which it gives the text.
+
+        Example:
+            >>> codec.decode([the, man]), codec.continuation([the])([man])
+            ("the man", " man")
+        """
+        if not len(before):
+            before = self.encode(["a"])[0]
+        count, text = _TOKENS_BEFORE, ""
+        while not text:
+            ids = before[-count:]
+            text = self.decode(ids)
+            if len(ids) == len(before):
+                break
+            count *= 2
+
+        def decode(after):
+            whole = self.decode(np.concatenate([ids, after]))
+            # Half a character at the end of what was before is a whole one now.
+            pairs = zip(text, whole, strict=False)
+            kept = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+            return whole[kept:]
+
+        return decode
+
+    @property
+    def replacement(self) -> str:
+        """What the tokeniser writes for bytes that are no character, or not yet."""
+        return chr(getattr(self._tokenizer(), "replacement_char", 0xFFFD))
 
     @property
     def start_token_id(self) -> int | None:
@@ -123,6 +191,26 @@ class Codec:
             )
         return tokenizer
 
+    def _from_dataset(self, dataset, name):
+        """Rows of all batches of a tf.data.Dataset."""
+        spec = dataset.element_spec
+        if isinstance(spec, tuple):
+            raise ValueError(
+                f"`{name}` is a dataset of tuples; give one of texts or of token ids alone: "
+                "`dataset.map(lambda x, *rest: x)`."
+            )
+        if any(leaf.shape.rank < 2 - _is_string(leaf) for leaf in keras.tree.flatten(spec)):
+            raise ValueError(
+                f"`{name}` is a dataset of single rows; give batches of them: `dataset.batch(8)`."
+            )
+        # -1 is tf.data.INFINITE_CARDINALITY.
+        if int(dataset.cardinality()) == -1:
+            raise ValueError(f"`{name}` is a dataset without an end; give `dataset.take(n)`.")
+        batches = [self.rows(batch, name) for batch in dataset]
+        if not batches:
+            raise ValueError(f"`{name}` is a dataset without a batch; give at least one.")
+        return Rows([row for batch in batches for row in batch.ids], batches[0].is_text, False)
+
     def _from_arrays(self, inputs, name):
         missing = {"token_ids", "padding_mask"} - set(inputs)
         if missing:
@@ -131,6 +219,8 @@ class Codec:
                 f"{sorted(inputs)}."
             )
         ids, mask = (np.asarray(inputs[key]) for key in ("token_ids", "padding_mask"))
+        if ids.dtype.kind not in "iu" and ids.size:
+            raise ValueError(f"`{name}['token_ids']` must be integers; received dtype {ids.dtype}.")
         mask = mask.astype(bool)
         if ids.ndim != 2 or mask.shape != ids.shape:
             raise ValueError(
@@ -158,6 +248,35 @@ class Codec:
                 "of this model's tokeniser."
             )
         return ids.astype("int32")
+
+
+def _decoded(text, index, name):
+    if not isinstance(text, bytes):
+        return text
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{name}` is not UTF-8 in row {index}: {error}.") from error
+
+
+def _is_string(tensor):
+    """Whether it holds strings: then it is TensorFlow's, whatever the backend is."""
+    return getattr(getattr(tensor, "dtype", None), "name", None) == "string"
+
+
+def _unpacked(inputs, name):
+    """Arrays of texts as a text or a list of them, ragged tensors as lists; else as it is."""
+    if hasattr(inputs, "row_splits"):
+        return inputs.to_list()
+    array = inputs.numpy() if _is_string(inputs) and hasattr(inputs, "numpy") else inputs
+    if isinstance(array, np.ndarray) and array.dtype.kind in "OSUT":
+        if array.ndim > 1:
+            raise ValueError(
+                f"`{name}` must be a text or a vector of texts; received an array of shape "
+                f"{array.shape}."
+            )
+        return array.tolist()
+    return array
 
 
 def _is_array(inputs):

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from fwl_keras.layers.fast_layer import require_count
+from fwl_keras._arguments import require_count
 from fwl_keras.models.keras2_config import require_activation
 from fwl_keras.models.keras2_layer import Keras2Layer, keras2_policy
 from fwl_keras.models.model_garden_layers import PositionEmbedding, TransformerEncoderBlock

@@ -1,15 +1,14 @@
 """A causal language model that adapts to the text it is reading."""
 
-from numbers import Integral
-
 import keras
 import numpy as np
 from keras import ops
 
-from fwl_keras.layers.fast_layer import require_count
+from fwl_keras._arguments import require_bools, require_count, require_int
 from fwl_keras.layers.fwl_block import DEFAULT_CHUNK_LENGTH, FWLBlock
 from fwl_keras.models.body import context_length_of, vocabulary_size_of
 from fwl_keras.models.carried_state import CarriedState
+from fwl_keras.models.directions import set_directions
 from fwl_keras.models.divergence import warn_of_lost_tokens
 from fwl_keras.models.generating import Generating
 from fwl_keras.models.padding import pad_token_id_of
@@ -110,11 +109,14 @@ class FWLCausalLM(Generating, keras.Model):
         self.sampler = None
         self._body = None
         self._functions = {}
+        self._trainable_at_compile = frozenset()
         self.carried_state = None
         self.perplexity_tracker = Perplexity()
         self.adaptation_gain_tracker = keras.metrics.Mean(name="adaptation_gain")
         self.total_gain_tracker = keras.metrics.Mean(name="total_gain")
         self.non_finite_tracker = keras.metrics.Sum(name="non_finite_tokens")
+        for tracker in (self.adaptation_gain_tracker, self.total_gain_tracker):
+            tracker._direction = "up"
         self._build_parts()
 
     @property
@@ -126,8 +128,8 @@ class FWLCausalLM(Generating, keras.Model):
 
     @pad_token_id.setter
     def pad_token_id(self, value: int | None):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
-            raise ValueError(f"`pad_token_id` must be a whole number or None; received {value!r}.")
+        if value is not None:
+            require_int("pad_token_id", value, 0, self.block.vocab_size)
         self._pad_token_id = None if value is None else int(value)
 
     def _build_parts(self):
@@ -357,6 +359,9 @@ class FWLCausalLM(Generating, keras.Model):
         Raises:
             ValueError: if the backbone keeps no context, or only one for all rows together.
         """
+        if not ops.is_tensor(batch_size):
+            require_count("batch_size", batch_size)
+        require_bools(carry_context=carry_context)
         context = {}
         if carry_context:
             if self.body.rows_together:
@@ -398,12 +403,22 @@ class FWLCausalLM(Generating, keras.Model):
             "weights": None if mask is None else ops.cast(mask, "float32"),
         }
 
-    def save(self, *args, **kwargs):
-        """As `keras.Model.save`; the state that training carries is not part of a model."""
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """As `keras.Model.save`; the state that training carries is not part of a model.
+
+        Raises:
+            ValueError: if the file is to be HDF5, from which such a model cannot be loaded.
+        """
+        if zipped is not False and str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"`filepath`={str(filepath)!r} would be a file that cannot be loaded: HDF5 holds "
+                "layers in a row, and no language model with fast weights. Use a name that ends "
+                "in .keras, or `save_weights` and one that ends in .weights.h5."
+            )
         carried = self.carried_state
         self._set_carried_state(None)
         try:
-            return super().save(*args, **kwargs)
+            return super().save(filepath, overwrite, zipped, **kwargs)
         finally:
             self._set_carried_state(carried)
 
@@ -483,18 +498,48 @@ class FWLCausalLM(Generating, keras.Model):
 
     # Keras leaves out weights that come without labels. The labels are the ids, shifted.
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", **kwargs):
-        """As `keras.Model.fit`; `sample_weight` needs no `y`.
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        **kwargs,
+    ):
+        """As `keras.Model.fit`.
+
+        `sample_weight` needs no `y`, and callbacks that watch the model's own metrics no `mode`.
 
         Raises:
-            ValueError: for `class_weight`, or if weights do not fit.
+            ValueError: for `class_weight`; if weights do not fit; if there is nothing to train, or
+                other weights are trainable than when the model was compiled.
         """
-        _refuse_class_weight(kwargs)
-        x, y, kwargs["sample_weight"] = self._with_labels(x, y, kwargs.get("sample_weight"))
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, tuple) and len(validation) == 3:
-            kwargs["validation_data"] = self._with_labels(*validation)
-        return keras.Model.fit(self, x, y, batch_size, epochs, verbose, **kwargs)
+        self._begin_fit(callbacks)
+        _refuse_class_weight(class_weight)
+        x, y, sample_weight = self._with_labels(x, y, sample_weight)
+        if isinstance(validation_data, tuple) and len(validation_data) == 3:
+            validation_data = self._with_labels(*validation_data)
+        return keras.Model.fit(
+            self,
+            x,
+            y,
+            batch_size,
+            epochs,
+            verbose,
+            callbacks,
+            validation_split,
+            validation_data,
+            shuffle,
+            sample_weight=sample_weight,
+            **kwargs,
+        )
 
     def evaluate(
         self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
@@ -516,8 +561,9 @@ class FWLCausalLM(Generating, keras.Model):
         return result
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
-        """As `keras.Model.train_on_batch`; `sample_weight` needs no `y`."""
-        _refuse_class_weight({"class_weight": class_weight})
+        """As `keras.Model.train_on_batch`, with the errors of `fit`; `sample_weight` needs no `y`."""
+        self._check_trainable()
+        _refuse_class_weight(class_weight)
         return keras.Model.train_on_batch(self, x, y, sample_weight, **kwargs)
 
     def _with_labels(self, x, y, sample_weight):
@@ -536,6 +582,43 @@ class FWLCausalLM(Generating, keras.Model):
                 "are not to count."
             )
         return x, ops.convert_to_numpy(labels), ops.convert_to_numpy(weights)
+
+    def _begin_fit(self, callbacks):
+        """What comes before any other part of `fit`."""
+        self._check_trainable()
+        trackers = (self.perplexity_tracker, self.adaptation_gain_tracker, self.total_gain_tracker)
+        set_directions(callbacks, trackers)
+
+    def _check_trainable(self):
+        """Raise a ValueError where training would do nothing, or change what is frozen."""
+        if not self.compiled:
+            return  # Keras says so.
+        variables = self.trainable_variables
+        if not variables:
+            raise ValueError(
+                "There is nothing to train: no weight is trainable. Set `lm.trainable = True`, or "
+                "that of some layers, and compile again."
+            )
+        # The optimizer and the compiled step go on with the variables that they were made for.
+        compiled = self._trainable_at_compile
+        if set(map(id, variables)) != compiled:
+            raise ValueError(
+                f"{len(variables)} weights are trainable, and not the {len(compiled)} that were "
+                "when the model was compiled: `trainable` has been changed, or LoRA enabled. Call "
+                "`lm.compile(...)` again, with a new optimizer."
+            )
+
+    def quantize(self, *args, **kwargs):
+        """Refused: the fast weights' steps need weights in floating point.
+
+        Raises:
+            ValueError: always, before anything is changed.
+        """
+        raise ValueError(
+            "A model with fast weights cannot be quantized: its steps need weights in floating "
+            'point. Quantize the backbone before the model is made, `backbone.quantize("int8")`, '
+            'or export the model with `dtype="bfloat16"`.'
+        )
 
     def train_step(self, *args, **kwargs):
         return _steps().train_step(self, *args, **kwargs)
@@ -561,8 +644,10 @@ class FWLCausalLM(Generating, keras.Model):
                     f"`{name}`={kwargs[name]!r} would be ignored: the model computes its loss and "
                     "metrics itself, without ever holding the logits. Leave it out."
                 )
-        self.sampler = sampler
         super().compile(optimizer=optimizer, **kwargs)
+        self.sampler = sampler
+        # Ids: Keras would take the variables themselves for the model's own.
+        self._trainable_at_compile = frozenset(map(id, self.trainable_variables))
 
     def get_compile_config(self) -> dict:
         config = super().get_compile_config()
@@ -612,8 +697,8 @@ class FWLCausalLM(Generating, keras.Model):
         return cls(**config)
 
 
-def _refuse_class_weight(arguments):
-    if arguments.pop("class_weight", None) is not None:
+def _refuse_class_weight(class_weight):
+    if class_weight is not None:
         raise ValueError(
             "`class_weight` is for classes of rows; a language model predicts tokens. Give "
             "`sample_weight` [batch, length] with a weight for each of them."

@@ -1,10 +1,11 @@
 """Writing on from a prompt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import numpy as np
 from keras import ops
 
+from fwl_keras._arguments import is_int, require_bools, require_count, require_int
 from fwl_keras.models.beam_search import beam_search
 from fwl_keras.models.divergence import Watch
 from fwl_keras.models.generation import Generation
@@ -43,9 +44,10 @@ class Generating(Streaming):
             max_length: tokens of every row, those of its prompt (and start token) included.
                 None: the preprocessor's `sequence_length`, else `context_length`.
             state: state to go on from, or None for a fresh one.
-            stop_token_ids: ids that end a row, which then stays as it is; `"auto"` for the
-                preprocessor's end token, None for none.
-            strip_prompt: whether to return what was written without the prompt.
+            stop_token_ids: ids in [0, V) that end a row, which then stays as it is; `"auto"` for
+                the preprocessor's end token, None for none.
+            strip_prompt: whether to return what was written without the prompt: for texts, what
+                the pieces of `stream` are when they are joined.
             seed: row i's t-th token is drawn with the key (seed, i, t), or, with one int per row,
                 (seed[i], 0, t), whatever the other rows are. None: the sampler's seed, else a
                 random one.
@@ -81,6 +83,7 @@ class Generating(Streaming):
             on_divergence,
             use_cache,
         )
+        require_bools(strip_prompt=strip_prompt, return_state=return_state)
         sampler = get_sampler(self.sampler)
         if hasattr(sampler, "num_beams"):
             settings.pop("seeds")
@@ -90,9 +93,7 @@ class Generating(Streaming):
             generation.run()
             rows, state = generation.rows, generation.state
         settings["watch"].report()
-        if strip_prompt:
-            rows = [row[prompt.size :] for row, prompt in zip(rows, ids, strict=True)]
-        result = self._present(given, rows, settings["max_length"])
+        result = self._present(given, ids, rows, settings["max_length"], strip_prompt)
         return (result, state) if return_state else result
 
     def stream(
@@ -132,6 +133,7 @@ class Generating(Streaming):
             >>> for piece in lm.stream("def main(", max_length=100):
             ...     print(piece, end="", flush=True)
         """
+        require_count("tokens_at_once", tokens_at_once)
         given, ids, state, settings = self._generation_arguments(
             prompt,
             max_length,
@@ -149,10 +151,12 @@ class Generating(Streaming):
             raise ValueError("Beam search cannot be streamed: compile with another `sampler`.")
         generation = Generation(self, ids, state, sampling=sampling_of(sampler), **settings)
         settings["watch"].report()
-        return self._pieces(generation, given.is_text, ids[0].size, tokens_at_once)
+        return self._pieces(generation, given.is_text, ids[0], tokens_at_once)
 
-    def _pieces(self, generation, is_text, begin, tokens_at_once):
-        shown = ""
+    def _pieces(self, generation, is_text, prompt, tokens_at_once):
+        shown, begin = "", prompt.size
+        if is_text:
+            decode, replacement = self.codec.continuation(prompt), self.codec.replacement
         while not generation.finished:
             generation.run(tokens_at_once)
             row = generation.rows[0][begin:]
@@ -160,9 +164,9 @@ class Generating(Streaming):
                 begin += row.size
                 yield row
                 continue
-            # Bytes of a character that is not complete yet are decoded as U+FFFD.
-            text = self.codec.decode(row)
-            whole = text if generation.finished else text.rstrip("\ufffd")
+            text = decode(row)
+            # Bytes of a character that is not complete yet may become one.
+            whole = text if generation.finished else text.rstrip(replacement)
             if len(whole) > len(shown):
                 yield whole[len(shown) :]
                 shown = whole
@@ -171,16 +175,18 @@ class Generating(Streaming):
         self, prompts, max_length, state, stop_token_ids, seed, adapt, on_divergence, use_cache
     ):
         """The prompts as given and as ids, the state, and the settings of a generation."""
-        given = self.codec.rows(prompts, "prompts")
+        require_bools(adapt_while_generating=adapt, use_cache=use_cache)
         max_length = self._max_length(max_length)
-        if stop_token_ids == "auto":
+        given = self.codec.rows(prompts, "prompts")
+        if isinstance(stop_token_ids, str) and stop_token_ids == "auto":
             if self.preprocessor is None:
                 raise ValueError(
                     '`stop_token_ids="auto"` needs a model with a `preprocessor`; this one has '
                     "none. Give a tuple of ids, or None to write until `max_length`."
                 )
             stop_token_ids = self.codec.end_token_ids
-        ids, state = self._rows_and_state(prompts, state, begin=True, name="prompts")
+        stop_token_ids = self._stop_token_ids(stop_token_ids)
+        ids, state = self._rows_and_state(given, state, begin=True, name="prompts")
         begun = ops.convert_to_numpy(state["pending_valid"])
         for i, row in enumerate(ids):
             if row.size >= max_length:
@@ -195,7 +201,7 @@ class Generating(Streaming):
                 )
         settings = {
             "max_length": max_length,
-            "stop_token_ids": tuple(sorted(set(map(int, stop_token_ids or ())))),
+            "stop_token_ids": stop_token_ids,
             "seeds": self._seeds(seed, len(ids)),
             "adapt": adapt and self.block.use_fast_weights,
             "watch": Watch(on_divergence),
@@ -206,9 +212,29 @@ class Generating(Streaming):
     def _max_length(self, max_length):
         if max_length is None:
             max_length = getattr(self.preprocessor, "sequence_length", None) or self.context_length
-        if not isinstance(max_length, int | np.integer) or max_length < 1:
-            raise ValueError(f"`max_length` must be an int of at least 1; received {max_length!r}.")
+        require_count("max_length", max_length)
         return int(max_length)
+
+    def _stop_token_ids(self, stop_token_ids) -> tuple[int, ...]:
+        """Ids as a sorted tuple of ints, the same for the same ids: functions are kept by it."""
+        if stop_token_ids is None:
+            return ()
+        is_tensor = ops.is_tensor(stop_token_ids)
+        ids = ops.convert_to_numpy(stop_token_ids) if is_tensor else stop_token_ids
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        if not isinstance(ids, Sequence | Set) or not all(map(is_int, ids)):
+            raise ValueError(
+                '`stop_token_ids` must be "auto", None, or a tuple of token ids; received '
+                f"{stop_token_ids!r}."
+            )
+        size = self.block.vocab_size
+        wrong = next((one for one in ids if not 0 <= one < size), None)
+        if wrong is not None:
+            raise ValueError(
+                f"`stop_token_ids` has the id {wrong}, which is outside [0, {size}) and would "
+                "never come; give ids of this model's tokeniser."
+            )
+        return tuple(sorted({int(one) for one in ids}))
 
     def _seeds(self, seed, rows):
         """Keys [B, 2] of the rows' random numbers."""
@@ -216,24 +242,40 @@ class Generating(Streaming):
             seed = getattr(get_sampler(self.sampler), "seed", None)
         if seed is None:
             seed = int(np.random.randint(_SEEDS, dtype="uint32"))
-        if isinstance(seed, int | np.integer):
+        if is_int(seed):
+            require_int("seed", seed, 0, _SEEDS)
             seeds = [(int(seed), row) for row in range(rows)]
         else:
-            seeds = [(int(one), 0) for one in seed]
+            each = ops.convert_to_numpy(seed) if ops.is_tensor(seed) else seed
+            each = each.tolist() if isinstance(each, np.ndarray) else each
+            if not isinstance(each, Sequence) or isinstance(each, str | bytes):
+                raise ValueError(
+                    f"`seed` must be a whole number, one for each row, or None; received {seed!r}."
+                )
+            for row, one in enumerate(each):
+                require_int(f"seed[{row}]", one, 0, _SEEDS)
+            seeds = [(int(one), 0) for one in each]
         if len(seeds) != rows:
             raise ValueError(
                 f"`seed` must be an int, or one int for each of the {rows} rows; received "
                 f"{len(seeds)} of them."
             )
-        if any(not 0 <= one < _SEEDS for one, _ in seeds):
-            raise ValueError(f"`seed` must lie in [0, 2**32); received {seed!r}.")
         return np.array(seeds, "uint32")
 
-    def _present(self, given, rows, max_length):
-        """Rows in the form that the prompts had."""
+    def _present(self, given, prompts, rows, max_length, strip_prompt):
+        """Rows in the form that the prompts had, with them or without."""
+        pairs = list(zip(prompts, rows, strict=True))
         if given.is_text:
-            texts = [self.codec.decode(row) for row in rows]
+            texts = [
+                # After an empty prompt a text goes on from its state.
+                self.codec.continuation(prompt)(row[prompt.size :])
+                if strip_prompt or not prompt.size
+                else self.codec.decode(row)
+                for prompt, row in pairs
+            ]
             return texts[0] if given.is_single else texts
+        if strip_prompt:
+            rows = [row[prompt.size :] for prompt, row in pairs]
         pad = 0 if self.pad_token_id is None else self.pad_token_id
         token_ids = np.full((len(rows), max_length), pad, "int32")
         padding_mask = np.zeros((len(rows), max_length), bool)

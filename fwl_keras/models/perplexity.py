@@ -21,6 +21,8 @@ class Perplexity(keras.metrics.Mean):
 
     def __init__(self, name: str = "perplexity", dtype=None):
         super().__init__(name=name, dtype=dtype)
+        # As Keras' own metrics say that less is better.
+        self._direction = "down"
 
     def result(self):
         return ops.exp(super().result())

@@ -9,8 +9,9 @@ import numpy as np
 from keras import ops
 from rich.progress import track
 
+from fwl_keras._arguments import require_bools, require_count
 from fwl_keras.models.body import Body, find_body
-from fwl_keras.models.codec import Codec
+from fwl_keras.models.codec import Codec, Rows
 from fwl_keras.models.compiled import Compiled
 from fwl_keras.models.divergence import Watch, warn_of_lost_tokens
 from fwl_keras.models.stepping import CONTEXT, advance, join_state, split_state
@@ -64,8 +65,15 @@ class Streaming:
             5, plus the body's context.
 
         Raises:
-            ValueError: if the body keeps no context, or its length is not known.
+            ValueError: if a number is not a positive int, the body keeps no context, or its
+                length is not known.
         """
+        # In a served graph it is a tensor.
+        if not ops.is_tensor(batch_size):
+            require_count("batch_size", batch_size)
+        require_bools(carry_context=carry_context)
+        if context_length is not None:
+            require_count("context_length", context_length)
         context = {}
         if carry_context:
             length = context_length
@@ -94,10 +102,11 @@ class Streaming:
         """Read texts, and keep in the state what was learned from them.
 
         Args:
-            inputs: texts (with a preprocessor) or token ids: one, a list, an int array [B, T], or
-                a dict of `token_ids` and `padding_mask`. The start token is put before a text
-                that begins (its row's state is fresh); token ids are taken as they are. A row of
-                length 0 leaves its state as it was.
+            inputs: texts (with a preprocessor) or token ids: one, a list, an array or tensor of
+                texts [B] or of ids [B, T], a dict of `token_ids` and `padding_mask`, or a batched
+                `tf.data.Dataset` of these, all of whose rows are read side by side. The start token
+                is put before a text that begins (its row's state is fresh); token ids are taken as
+                they are. A row of length 0 leaves its state as it was.
             state: state to go on from, or None for a fresh one.
             passes: how often to read each text.
             final: whether the texts end here: the end token is read, too.
@@ -121,8 +130,8 @@ class Streaming:
             >>> state = lm.read(["A long story.", "Another one."])
             >>> lm.generate(["Then", "Now"], max_length=20, state=state)
         """
-        if not isinstance(passes, int) or passes < 1:
-            raise ValueError(f"`passes` must be an int of at least 1; received {passes!r}.")
+        require_count("passes", passes)
+        require_bools(final=final, progress=progress)
         rows, state = self._rows_and_state(inputs, state, final)
         watch = Watch(on_divergence)
         for i in range(passes):
@@ -166,6 +175,7 @@ class Streaming:
         Example:
             >>> log_probabilities, perplexity, state = lm.score([[5, 6, 7], [8, 9]])
         """
+        require_bools(final=final, use_fast_weights=use_fast_weights, progress=progress)
         rows, state = self._rows_and_state(inputs, state, final)
         mode = "adapt" if use_fast_weights else "trained"
         watch = Watch(on_divergence)
@@ -195,7 +205,7 @@ class Streaming:
 
     def _rows_and_state(self, inputs, state, final=False, begin=False, name="inputs"):
         """Rows of ids with start and end tokens where they belong, and a state that fits."""
-        rows = self.codec.rows(inputs, name)
+        rows = inputs if isinstance(inputs, Rows) else self.codec.rows(inputs, name)
         ids = rows.ids
         if state is None:
             state = self.initial_state(len(ids))

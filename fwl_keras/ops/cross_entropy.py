@@ -15,7 +15,9 @@ Both are differentiable once (the second is itself a gradient: DESIGN "second or
 import numpy as np
 from keras import ops
 
+from fwl_keras._arguments import require_count, require_positive
 from fwl_keras.ops._blocks import map_blocks
+from fwl_keras.ops._checks import require_integers, require_same_leading, require_shapes
 from fwl_keras.ops._types import Tensor
 
 
@@ -39,7 +41,11 @@ def cross_entropy(
 
     Returns:
         float32 tensor [...].
+
+    Raises:
+        ValueError: if a number is not positive, or a shape or dtype does not fit.
     """
+    _check(features, kernel, bias, block_length, soft_cap, labels=labels)
     shape, (features, labels) = _flatten(features, labels)
     labels, known = _known(labels, kernel)
 
@@ -96,7 +102,11 @@ def cross_entropy_gradient(
 
     Returns:
         float32 tensors: the gradient [..., S], and the unweighted negative log-likelihood [...].
+
+    Raises:
+        ValueError: as for `cross_entropy`.
     """
+    _check(features, kernel, bias, block_length, soft_cap, labels=labels, weights=weights)
     shape, (features, labels, weights) = _flatten(features, labels, weights)
     labels, known = _known(labels, kernel)
 
@@ -165,6 +175,16 @@ def cross_entropy_gradient(
     harmless = ops.logical_or(known, ops.equal(weights, 0))
     gradient = ops.where(harmless[:, None], gradient, np.nan)
     return ops.reshape(gradient, (*shape, ops.shape(gradient)[-1])), ops.reshape(nll, shape)
+
+
+def _check(features, kernel, bias, block_length, soft_cap, **tokens):
+    if block_length is not None:
+        require_count("block_length", block_length)
+    if soft_cap is not None:
+        require_positive("soft_cap", soft_cap)
+    require_shapes(features=(features, "...S"), kernel=(kernel, "SV"), bias=(bias, "V"))
+    require_same_leading(features, **tokens)
+    require_integers(labels=tokens["labels"])
 
 
 def _flatten(features, *arrays):

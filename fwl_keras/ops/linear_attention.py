@@ -11,6 +11,7 @@ All three compute in the dtype of their arguments; fast weights pass float32.
 
 from keras import ops
 
+from fwl_keras.ops._checks import require_length, require_shapes
 from fwl_keras.ops._shapes import (
     ceil_div,
     exclusive_prefix,
@@ -39,7 +40,12 @@ def linear_attention(
 
     Returns:
         Outputs [B, T, V] and the final state [B, K, V], which includes the last token.
+
+    Raises:
+        ValueError: if a shape does not fit, or `chunk_length` is not positive.
     """
+    _check(query, key, value, initial_state)
+    require_length("chunk_length", chunk_length)
     if query.shape[1] == 1:
         first = [x[:, 0] for x in (query, key, value)]
         output, state = linear_attention_step(*first, initial_state)
@@ -60,7 +66,11 @@ def linear_attention_step(
 
     Returns:
         Output [B, V], which does not see this token's update, and the new state [B, K, V].
+
+    Raises:
+        ValueError: if a shape does not fit.
     """
+    require_shapes(query=(query, "BK"), key=(key, "BK"), value=(value, "BV"), state=(state, "BKV"))
     update = ops.einsum("bk,bv->bkv", key, value)
     if state is None:
         return ops.zeros_like(value), update
@@ -71,6 +81,7 @@ def linear_attention_recurrent(
     query: Tensor, key: Tensor, value: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Token-by-token definition; T must be known. Same arguments and results as the others."""
+    _check(query, key, value, initial_state)
     state = initial_state
     outputs = []
     for t in range(query.shape[1]):
@@ -97,7 +108,12 @@ def linear_attention_chunked(
 
     Returns:
         Outputs [B, T, V] and the final state [B, K, V], which includes the last token.
+
+    Raises:
+        ValueError: if a shape does not fit, or `chunk_length` is not positive.
     """
+    _check(query, key, value, initial_state)
+    require_length("chunk_length", chunk_length)
     total = ops.shape(query)[1]
     length = minimum(chunk_length, total)
     count = ceil_div(total, length)
@@ -116,3 +132,12 @@ def linear_attention_chunked(
     states, final_state = exclusive_prefix(updates, initial_state)
     output = output + ops.einsum("bnik,bnkv->bniv", query, states)
     return join_chunks(output, total), final_state
+
+
+def _check(query, key, value, initial_state):
+    require_shapes(
+        query=(query, "BTK"),
+        key=(key, "BTK"),
+        value=(value, "BTV"),
+        initial_state=(initial_state, "BKV"),
+    )

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from fwl_keras.ops._checks import require_integers
 from fwl_keras.ops._types import Tensor
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -46,9 +47,13 @@ def random_uniform(seed: Tensor, row: Tensor, step: Tensor) -> Tensor:
     Returns:
         float32 tensor [B], multiples of 2**-24.
 
+    Raises:
+        ValueError: if a dtype is not an integer one.
+
     Example:
         >>> random_uniform(ops.array([0, 0]), ops.array([0, 1]), ops.array([0, 0]))
     """
+    require_integers(seed=seed, row=row, step=step)
     key = ops.cast(seed, "uint32"), ops.cast(row, "uint32")
     step = ops.cast(step, "uint32")
     bits, _ = threefry_2x32(key, (step, ops.zeros_like(step)))

@@ -5,6 +5,7 @@ output_t = initial_state + sum_{s<t} value_s
 
 from keras import ops
 
+from fwl_keras.ops._checks import require_length, require_shapes
 from fwl_keras.ops._shapes import (
     ceil_div,
     exclusive_prefix,
@@ -27,7 +28,12 @@ def running_sum(
 
     Returns:
         Outputs [B, T, V] and the final sum [B, V], which includes the last token.
+
+    Raises:
+        ValueError: if a shape does not fit, or `chunk_length` is not positive.
     """
+    require_shapes(value=(value, "BTV"), initial_state=(initial_state, "BV"))
+    require_length("chunk_length", chunk_length)
     if value.shape[1] == 1:
         output, state = running_sum_step(value[:, 0], initial_state)
         return output[:, None], state
@@ -36,6 +42,7 @@ def running_sum(
 
 def running_sum_step(value: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The sum [B, V] before this token's value [B, V], and the sum with it."""
+    require_shapes(value=(value, "BV"), state=(state, "BV"))
     if state is None:
         return ops.zeros_like(value), value
     return state, state + value
@@ -45,6 +52,7 @@ def running_sum_recurrent(
     value: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Token-by-token definition; T must be known. Same arguments and results as the others."""
+    require_shapes(value=(value, "BTV"), initial_state=(initial_state, "BV"))
     state = initial_state
     outputs = []
     for t in range(value.shape[1]):
@@ -67,7 +75,12 @@ def running_sum_chunked(
 
     Returns:
         Outputs [B, T, V] and the final sum [B, V], which includes the last token.
+
+    Raises:
+        ValueError: if a shape does not fit, or `chunk_length` is not positive.
     """
+    require_shapes(value=(value, "BTV"), initial_state=(initial_state, "BV"))
+    require_length("chunk_length", chunk_length)
     total = ops.shape(value)[1]
     length = minimum(chunk_length, total)
     count = ceil_div(total, length)

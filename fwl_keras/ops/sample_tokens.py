@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from fwl_keras._arguments import require_count, require_not_negative, require_positive
+from fwl_keras.ops._checks import require_shapes
 from fwl_keras.ops._types import Tensor
 
 
@@ -30,10 +32,24 @@ def sample_tokens(
     Returns:
         int32 tensor [B].
 
+    Raises:
+        ValueError: if a shape does not fit, or a number is out of its range.
+
     Example:
         >>> sample_tokens(ops.array([[0.0, 3.0]]), ops.array([0.5]), temperature=0.0)
         [1]
     """
+    require_shapes(logits=(logits, "BV"), uniform=(uniform, "B"))
+    limits = (
+        ("temperature", temperature, require_not_negative),
+        ("top_k", top_k, require_count),
+        ("top_p", top_p, require_positive),
+        ("most", most, require_count),
+    )
+    for name, value, require in limits:
+        # A tensor's numbers need not be known yet.
+        if value is not None and not hasattr(value, "shape"):
+            require(name, value)
     logits = ops.cast(logits, "float32")
     vocab_size = logits.shape[-1]
     most = vocab_size if most is None else min(most, vocab_size)

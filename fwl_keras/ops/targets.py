@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from fwl_keras.ops._checks import require_integers
 from fwl_keras.ops._types import Tensor
 
 # The label of a position that is to predict nothing: neither in a sum nor in a count.
@@ -34,6 +35,7 @@ def next_token_targets(
         raise ValueError(
             f"`token_ids` must have shape [batch, length]; received shape {tuple(token_ids.shape)}."
         )
+    require_integers(token_ids=token_ids)
     labels = _shift(ops.cast(token_ids, "int32"))
     exists = ops.ones_like(labels) if padding_mask is None else ops.not_equal(padding_mask, 0)
     exists = ops.cast(exists, "float32")

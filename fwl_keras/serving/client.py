@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fwl_keras._arguments import is_int, require_bool, require_int
 from fwl_keras.serving.answers import Score, Written, is_refusal, scores_of, written_of
 from fwl_keras.serving.grpc import GrpcTransport
 from fwl_keras.serving.rest import RestTransport
@@ -46,6 +47,7 @@ class Client:
     """
 
     def __init__(self, transport, *, strict: bool = True):
+        require_bool("strict", strict)
         self._transport = transport
         self._strict = strict
 
@@ -150,9 +152,8 @@ class Client:
         """
         if seed is None:
             seed = random.SystemRandom().randrange(_SEEDS)
-        if isinstance(seed, int | np.integer):
-            if not 0 <= seed < _SEEDS:
-                raise ValueError(f"`seed` must lie in [0, 2**32); received {seed!r}.")
+        if is_int(seed):
+            require_int("seed", seed, 0, _SEEDS)
             seed = [(int(seed) + row) % _SEEDS for row in range(rows)]
         given = {
             "max_new_tokens": max_new_tokens,
@@ -161,10 +162,7 @@ class Client:
             "top_p": top_p,
             "seed": seed,
         }
-        return {
-            name: np.broadcast_to(np.asarray(value, _KINDS[name]), [rows])
-            for name, value in given.items()
-        }
+        return {name: _numbers(name, value, rows) for name, value in given.items()}
 
     def _checked(self, signature, inputs):
         outputs = self.call(signature, inputs)
@@ -177,11 +175,32 @@ class Client:
         return outputs
 
 
+def _numbers(name, value, rows):
+    """An array [rows] for a request; what the numbers may be the server says, row by row."""
+    array, kind = np.asarray(value), np.dtype(_KINDS[name])
+    fits = array.shape in ((), (1,), (rows,))
+    if kind.kind == "f":
+        fits = fits and array.dtype.kind in "iuf" and np.isfinite(array).all()
+        what = "finite numbers"
+    else:
+        limits = np.iinfo(kind)
+        fits = fits and array.dtype.kind in "iu"
+        fits = fits and limits.min <= array.min() and array.max() <= limits.max
+        what = f"{kind} numbers"
+    if not fits:
+        raise ValueError(
+            f"`{name}` must be {what}, one for all rows or one for each of {rows}; received "
+            f"{value!r}."
+        )
+    return np.broadcast_to(array.astype(kind), [rows])
+
+
 def _column(name, value):
     """An array [B, ...] for a request."""
     kind = _KINDS.get(name)
     if kind is object:
-        texts = [value] if isinstance(value, str | bytes) else list(value)
+        texts = [value] if isinstance(value, str | bytes) else value
+        texts = list(texts) if isinstance(texts, Sequence | np.ndarray) else []
         # Surrogates are refused by the server, as not UTF-8, and not here.
         rows = [
             one.encode("utf-8", "surrogatepass") if isinstance(one, str) else one for one in texts

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fwl_keras.serving.server import require_server
+
 
 class GrpcTransport:
     """Sends requests as protocol buffers. Needs `pip install "fwl_keras[serving]"`.
@@ -30,6 +32,7 @@ class GrpcTransport:
         timeout: float = 300.0,
         credentials=None,
     ):
+        require_server(address, model, version, timeout)
         try:
             import grpc
             from tensorflow_serving.apis import prediction_service_pb2_grpc

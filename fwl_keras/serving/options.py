@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fwl_keras._arguments import require_count
+
 
 @dataclass(frozen=True)
 class ServingOptions:
@@ -23,9 +25,7 @@ class ServingOptions:
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "max_new_tokens"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be an int of at least 1; received {value!r}.")
+            require_count(name, getattr(self, name))
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f'`dtype` must be "float32" or "bfloat16"; received {self.dtype!r}.')
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fwl_keras.serving.server import require_server
+
 
 class RestTransport:
     """Sends requests as JSON, in the columnar format.
@@ -26,6 +28,7 @@ class RestTransport:
     def __init__(
         self, address: str, model: str, version: int | None = None, timeout: float = 300.0
     ):
+        require_server(address, model, version, timeout)
         which = "" if version is None else f"/versions/{version}"
         self._url = f"{address.rstrip('/')}/v1/models/{model}{which}:predict"
         self._timeout = timeout

@@ -242,7 +242,7 @@ class Signatures:
         stopped = tf.reduce_any(written.with_flat_values(ends), axis=1)
         reason = tf.where(fine, tf.where(stopped, "stop", "length"), "refused")
         outputs = {
-            "text": self.tokenizer.decode(written),
+            "text": self.tokenizer.continuation(ids, written),
             "token_count": count,
             "finish_reason": reason,
             **checks.outputs(),

@@ -107,6 +107,22 @@ class GraphTokenizer(tf.Module):
         ids = tf.ragged.boolean_mask(ids, ids.with_flat_values(kept))
         return self._tokenizer.detokenize(ids)
 
+    def continuation(self, before: tf.RaggedTensor, ids: tf.RaggedTensor) -> tf.Tensor:
+        """Texts, string tensor [B], of what comes after other tokens; as `Codec.continuation`.
+
+        Args:
+            before: int32 [B, (T)], the tokens before; none stands for a text that is not known.
+            ids: int32 [B, (T)], those that come next.
+        """
+        before, ids = (one.with_row_splits_dtype(tf.int64) for one in (before, ids))
+        known = before.row_lengths() > 0
+        some = self._tokenizer.tokenize(tf.fill([tf.shape(known)[0]], "a"))
+        before = tf.concat([before, keep_rows(some, tf.logical_not(known))], axis=1)
+        text = self.decode(before)
+        whole = self.decode(tf.concat([before, ids], axis=1))
+        begin = tf.minimum(tf.strings.length(text), tf.strings.length(whole))
+        return tf.strings.substr(whole, begin, tf.strings.length(whole) - begin)
+
 
 def keep_rows(ids: tf.RaggedTensor, rows: tf.Tensor) -> tf.RaggedTensor:
     """Ragged rows, empty where `rows` (bool tensor [B]) is false."""

@@ -157,7 +157,7 @@ def test_fewer_documents_than_rows_are_read_at_several_places():
         ({"batch_size": 0}, "batch_size=0"),
         ({"steps": 0}, "steps=0"),
         ({"seed": -1}, "seed=-1"),
-        ({"groups": 0}, "groups must be at least 1; received groups=0"),
+        ({"groups": 0}, "groups must be an int of at least 1; received groups=0"),
         ({"start": 41}, "start must be between 0 and steps=40; received start=41"),
     ],
 )

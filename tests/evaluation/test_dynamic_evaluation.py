@@ -189,8 +189,8 @@ def test_errors(documents):
         ({"rule": "adam"}, "`rule` must be one of sgd, rms; received 'adam'"),
         ({"weights": "body"}, "`weights` must be one of"),
         ({"length": 5, "context_length": 8}, "must be a multiple of `length`=5"),
-        ({"learning_rate": -1.0}, "`learning_rate` must not be negative"),
-        ({"decay": 2.0}, "`decay` between 0 and 1"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be a number that is not negative"),
+        ({"decay": 2.0}, "`decay` must lie between 0 and 1"),
     ):
         with pytest.raises(ValueError, match=match):
             DynamicEvaluation(**settings)

@@ -114,7 +114,7 @@ def test_weights_are_untouched_and_the_future_unseen(lm, documents):
 def test_errors(documents):
     with pytest.raises(ValueError, match="must be a multiple of `length`=5"):
         HiddenStateOptimisation(length=5, context_length=8)
-    with pytest.raises(ValueError, match="`learning_rate`=-1"):
+    with pytest.raises(ValueError, match="`learning_rate` must"):
         HiddenStateOptimisation(-1.0)
     layers = [keras.layers.Embedding(V, WIDTH), keras.layers.GRU(WIDTH, return_sequences=True)]
     lm = FWLCausalLM(keras.Sequential(layers), FWLBlock(WIDTH, V))

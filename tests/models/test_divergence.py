@@ -17,7 +17,10 @@ def model(step_size, **settings):
     lm = language_model(
         context_length=WINDOW, initial_step_size=step_size, segment_length=32, **settings
     )
-    # A model that is sure of what it predicts, so that there is something to lose.
+    # Features of an ordinary size, and a model that is sure of what it predicts: there is
+    # something to lose.
+    embedding = lm.backbone.weights[0]
+    embedding.assign(embedding * 40.0)
     lm.block.unembedding.kernel.assign(lm.block.unembedding.kernel * 3.0)
     lm.compile("sgd", run_eagerly=keras.backend.backend() == "tensorflow")
     return lm

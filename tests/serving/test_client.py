@@ -154,7 +154,7 @@ def test_refused_texts(client, addresses):
 def test_wrong_use_is_said_in_a_line(client, version, tmp_path):
     with pytest.raises(ValueError, match="a text or a list of texts"):
         client.score([])
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match="`seed` must"):
         client.generate("x", seed=-1)
     with pytest.raises(ValueError, match="takes one text"):
         client.session().read(["a", "b"])

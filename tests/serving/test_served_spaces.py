@@ -1,0 +1,50 @@
+"""Spaces between what was read and what is written, for models that put one before a text."""
+
+import io
+
+import numpy as np
+import pytest
+import sentencepiece
+import tensorflow as tf
+
+from fwl_keras.data import SentencePieceTokenizer
+from fwl_keras.models import TextPreprocessor
+from fwl_keras.models.codec import Codec
+from fwl_keras.serving.text import GraphTokenizer
+
+
+@pytest.fixture(scope="module")
+def codec():
+    """A tokeniser like Llama's: a dummy prefix, and bytes for unknown characters."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the man and the dog saw the man"] * 20),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=320,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        minloglevel=2,
+    )
+    tokenizer = SentencePieceTokenizer(model.getvalue())
+    return Codec(TextPreprocessor(tokenizer), tokenizer.vocab_size, None)
+
+
+def test_the_graph_writes_what_the_model_writes(codec):
+    graph = GraphTokenizer(codec, 100, 1000)
+    the, man = codec.encode(["the", "man"])
+    assert codec.decode(man) == "man" and len(codec.decode(np.concatenate([the, man]))) == 7
+    start = np.array([codec.start_token_id], "int32")
+    snow = codec.encode(["☃"])[0]
+    before = [the, start, the[:0], np.concatenate([start, the]), the, the]
+    after = [man, man, man, man, man[:0], np.concatenate([snow, [codec.end_token_ids[0]]])]
+    expected = [" man", "man", " man", " man", "", " ☃"]
+    assert [codec.continuation(b)(a) for b, a in zip(before, after, strict=True)] == expected
+    written = graph.continuation(
+        *(tf.ragged.constant([r.tolist() for r in rows], "int32") for rows in (before, after))
+    )
+    assert [one.decode() for one in written.numpy()] == expected
