@@ -561,7 +561,7 @@ class FWLCausalLM(Generating, keras.Model):
         return result
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
-        """As `keras.Model.train_on_batch`, with the errors of `fit`; `sample_weight` needs no `y`."""
+        """As `keras.Model.train_on_batch`; errors as for `fit`."""
         self._check_trainable()
         _refuse_class_weight(class_weight)
         return keras.Model.train_on_batch(self, x, y, sample_weight, **kwargs)
