@@ -8,6 +8,7 @@ import pytest
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.models import RecurrentBackbone, TextPreprocessor
+from fwl_keras.serving.answers import is_refusal
 from fwl_keras.serving.options import ServingOptions
 
 WIDTH = 8
@@ -76,6 +77,29 @@ def served_model(kind):
     bias[tokenizer.eos_id] = 1.5
     lm.block.unembedding.bias.assign(bias)
     return lm
+
+
+def assert_sane(outputs, rows):
+    """All that holds of every answer, whatever was asked; which rows were refused."""
+    for key, value in outputs.items():
+        assert len(value) == rows, key
+        if value.dtype.kind == "f":
+            assert np.isfinite(value).all(), key
+    refused = is_refusal(outputs["status"])
+    said = outputs["status"] != 0
+    assert [bool(message) for message in outputs["message"]] == said.tolist()
+    for key in ("lengths", "token_count", "log_probabilities", "total_log_probability"):
+        if key in outputs:
+            assert not outputs[key][refused].any(), key
+    if "finish_reason" in outputs:
+        reasons = outputs["finish_reason"]
+        assert set(reasons[refused]) <= {b"refused"}
+        assert set(reasons[~refused]) <= {b"stop", b"length"}
+        assert not any(outputs["text"][refused])
+        assert (outputs["token_count"][~refused] > 0).all()
+    if "position" in outputs:
+        assert (outputs["position"] >= 0).all() and (outputs["position"] < 6).all()
+    return refused
 
 
 class Served:

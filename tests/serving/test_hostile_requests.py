@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from served_models import OPTIONS, TEXTS, each_body, rows_of
+from served_models import OPTIONS, TEXTS, assert_sane, each_body, rows_of
 
 # What clients rely on.
 STATUS = {
@@ -19,6 +19,8 @@ STATUS = {
     "state": 11,
     "overflow": 12,
 }
+# And from this number on a row was answered.
+DIVERGED = 100
 GOOD = TEXTS[:4]
 WRITING = {
     "max_new_tokens": [6, 3, 6, 1],
@@ -51,28 +53,6 @@ def hostile_texts(count, seed=0):
     for place in range(7, count, 120):
         pairs[place] = (rng.bytes(1_000_000) if place % 2 else b"a" * 1_000_000, 4)
     return pairs
-
-
-def assert_sane(outputs, rows):
-    """All that holds of every answer, whatever was asked."""
-    for key, value in outputs.items():
-        assert len(value) == rows, key
-        if value.dtype.kind == "f":
-            assert np.isfinite(value).all(), key
-    refused = outputs["status"] != 0
-    assert [bool(message) for message in outputs["message"]] == refused.tolist()
-    for key in ("lengths", "token_count", "log_probabilities", "total_log_probability"):
-        if key in outputs:
-            assert not outputs[key][refused].any(), key
-    if "finish_reason" in outputs:
-        reasons = outputs["finish_reason"]
-        assert set(reasons[refused]) <= {b"refused"}
-        assert set(reasons[~refused]) <= {b"stop", b"length"}
-        assert not any(outputs["text"][refused])
-        assert (outputs["token_count"][~refused] > 0).all()
-    if "position" in outputs:
-        assert (outputs["position"] >= 0).all() and (outputs["position"] < 6).all()
-    return refused
 
 
 def assert_close(one, other):
