@@ -12,8 +12,8 @@ LIMIT = 1.0
 # The trained weights' losses are one more product with the vocabulary: of every fourth token.
 _STRIDE = 4
 # Nats on the tokens that were looked at, below which a few improbable tokens decide nothing.
-_EVIDENCE = 8.0
-_FEWEST_TOKENS = 32
+_EVIDENCE = 16.0
+_FEWEST_TOKENS = 64
 
 
 def looked_at(x: Tensor) -> Tensor:

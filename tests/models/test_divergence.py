@@ -19,7 +19,7 @@ def model(step_size, **settings):
     )
     # Features of an ordinary size, and a model that is sure of what it predicts: there is
     # something to lose.
-    embedding = lm.backbone.weights[0]
+    [embedding] = [one for one in lm.backbone.weights if "embedding" in one.path]
     embedding.assign(embedding * 40.0)
     lm.block.unembedding.kernel.assign(lm.block.unembedding.kernel * 3.0)
     lm.compile("sgd", run_eagerly=keras.backend.backend() == "tensorflow")
@@ -32,25 +32,25 @@ def diverging():
 
 
 def test_what_is_judged_by_hand():
-    """Segments of 32 tokens, every fourth looked at: eight each, and more than 8 nats between."""
-    counted = np.ones((5, 16), bool)
-    trained = np.full((5, 16), 2.0, "float32")
+    """Segments of 64 tokens, every fourth looked at: 16 each, and more than 16 nats between."""
+    counted = np.ones((5, 32), bool)
+    trained = np.full((5, 32), 2.0, "float32")
     losses = trained.copy()
     losses[1] += 0.9  # worse everywhere, by less than the limit
-    losses[2, 8:] += 1.2  # worse in the second segment
-    losses[3, :4] += 1.9  # in half a segment, whose other half is as good
-    losses[4, 8:] -= 0.2
+    losses[2, 16:] += 1.2  # worse in the second segment
+    losses[3, :8] += 1.9  # in half a segment, whose other half is as good
+    losses[4, 16:] -= 0.2
     losses[4, 3] = np.nan  # not a number is worse than any
-    found = diverged_rows(losses, trained, counted, 32)
+    found = diverged_rows(losses, trained, counted, 64)
     assert keras.ops.convert_to_numpy(found).tolist() == [False, False, True, False, True]
-    counted[2, 8:] = False
+    counted[2, 16:] = False
     losses[4, 3] = 2.0
-    found = diverged_rows(losses, trained, counted, 32)
+    found = diverged_rows(losses, trained, counted, 64)
     assert not keras.ops.convert_to_numpy(found).any()
     # A few improbable tokens are no evidence.
     few = np.full((1, 2), 3.5, "float32")
-    assert not keras.ops.convert_to_numpy(diverged_rows(few + 2, few, few > 0, 128))[0]
-    assert keras.ops.convert_to_numpy(diverged_rows(few + 5, few, few > 0, 128))[0]
+    assert not keras.ops.convert_to_numpy(diverged_rows(few + 7, few, few > 0, 128))[0]
+    assert keras.ops.convert_to_numpy(diverged_rows(few + 9, few, few > 0, 128))[0]
 
 
 def test_every_fourth_token_is_looked_at():

@@ -251,3 +251,27 @@ def test_samplers(name, values, message):
 def test_writing_checks_its_arguments(values):
     with pytest.raises(ValueError, match=list(values)[-1] if values else "nothing to begin with"):
         Writing("run", **values)
+
+
+@pytest.mark.parametrize("command", ["score", "generate", "evaluate"])
+def test_fast_weights_that_diverge_are_told_of(run, lm, files, command, monkeypatch):
+    from fwl_keras.runs import evaluate
+
+    monkeypatch.setattr(evaluate, "load_run_model", lambda path: lm)
+    steps = lm.block.step_sizes()
+    words = {
+        "score": ["score", run.path, files[0]],
+        "generate": ["generate", run.path, "--read", files[0], "--max-tokens", "2"],
+        "evaluate": ["evaluate", run.path, "--stream"],
+    }[command]
+    lm.block.set_step_sizes(dict.fromkeys(steps, 10.0))
+    try:
+        result = CliRunner().invoke(app, [*map(str, words), "--on-divergence", "reset"])
+    finally:
+        lm.block.set_step_sizes({name: float(np.max(step)) for name, step in steps.items()})
+    assert result.exit_code == 0, result.output
+    told = [line for line in result.output.splitlines() if line.startswith("Warning: The fast")]
+    assert len(told) == 1
+    assert "They went on with a fresh state" in told[0] and "set_step_sizes" in told[0]
+    refused = CliRunner().invoke(app, [*map(str, words), "--on-divergence", "stop"])
+    assert refused.exit_code == 2
