@@ -39,7 +39,7 @@ class TextPreprocessor:
         self.tokenizer = tokenizer
         self.start_token_id = tokenizer.bos_id if start_token_id is None else start_token_id
         self.end_token_id = tokenizer.eos_id if end_token_id is None else end_token_id
-        self.pad_token_id = tokenizer.pad_id
+        self.pad_token_id = getattr(tokenizer, "pad_id", None)
 
     def get_config(self) -> dict:
         return {

@@ -125,7 +125,7 @@ def test_only_looked_at_labels_are_checked(block, arguments):
     """The counterpart: an id outside the vocabulary where nothing learns from it is fine."""
     arguments["weights"][:] = [1.0, 0.0, 1.0]
     arguments["x_mask"][:] = [True, True, False]
-    arguments["labels"][:] = [3, -100, 99]
+    arguments["labels"][:] = [3, -1, 99]
     logits, _ = read(block, arguments)
     assert np.all(np.isfinite(logits))
     for place in ("weights", "x_mask"):

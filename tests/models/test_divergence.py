@@ -5,22 +5,22 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from lm_helpers import language_model, random_ids
+from lm_helpers import WIDTH, V, language_model, random_ids
 
+from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.ops.divergence import diverged_rows, looked_at
 
 WINDOW = 64
 
 
-def model(step_size, **settings):
+def model(step_size):
     keras.utils.set_random_seed(3)
-    lm = language_model(
-        context_length=WINDOW, initial_step_size=step_size, segment_length=32, **settings
-    )
-    # Features of an ordinary size, and a model that is sure of what it predicts: there is
-    # something to lose.
-    [embedding] = [one for one in lm.backbone.weights if "embedding" in one.path]
-    embedding.assign(embedding * 40.0)
+    # A body that computes next to nothing, with features of an ordinary size.
+    ordinary = keras.initializers.RandomNormal(stddev=1.0, seed=4)
+    body = keras.Sequential([keras.layers.Embedding(V, WIDTH, embeddings_initializer=ordinary)])
+    block = FWLBlock(WIDTH, V, segment_length=32, initial_step_size=step_size)
+    lm = FWLCausalLM(body, block, context_length=WINDOW)
+    # A model that is sure of what it predicts, so that there is something to lose.
     lm.block.unembedding.kernel.assign(lm.block.unembedding.kernel * 3.0)
     lm.compile("sgd", run_eagerly=keras.backend.backend() == "tensorflow")
     return lm

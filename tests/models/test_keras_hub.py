@@ -50,6 +50,7 @@ def test_the_slow_pass_begins_as_the_model_and_the_block_trains_alone(causal_lm)
     assert np.abs(lm.score(ids).log_probabilities[:, 1:] - expected).max() > 1e-3
 
     lm.backbone.trainable = False
+    lm.compile(keras.optimizers.Adam(3e-3), run_eagerly=True)
     before = [np.array(v) for v in lm.backbone.variables]
     first = lm.train_on_batch(ids, return_dict=True)["loss"]
     for _ in range(2):

@@ -36,7 +36,7 @@ def test_texts_are_scored_as_by_the_model(served, models, kind):
 
 @each_body
 def test_token_ids_are_scored_as_by_the_model(served, models, kind):
-    rows = [[7, 300, 2, 3, 0, 5], [9], list(range(300, 337)), [339] * 16]
+    rows = [[7, 300, 2, 3, 4, 5], [9], list(range(300, 337)), [339] * 16]
     outputs = served(kind)("score_tokens", **token_inputs(rows))
     expected = models(kind).score(rows)
     assert outputs["lengths"].tolist() == [6, 1, 37, 16]

@@ -2,13 +2,12 @@
 
 import io
 
+import keras_hub
 import numpy as np
 import pytest
 import sentencepiece
 import tensorflow as tf
 
-from fwl_keras.data import SentencePieceTokenizer
-from fwl_keras.models import TextPreprocessor
 from fwl_keras.models.codec import Codec
 from fwl_keras.serving.text import GraphTokenizer
 
@@ -24,14 +23,14 @@ def codec():
         vocab_size=320,
         hard_vocab_limit=False,
         byte_fallback=True,
-        pad_id=0,
-        unk_id=1,
-        bos_id=2,
-        eos_id=3,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
         minloglevel=2,
     )
-    tokenizer = SentencePieceTokenizer(model.getvalue())
-    return Codec(TextPreprocessor(tokenizer), tokenizer.vocab_size, None)
+    tokenizer = keras_hub.models.LlamaTokenizer(model.getvalue())
+    preprocessor = keras_hub.models.LlamaCausalLMPreprocessor(tokenizer, sequence_length=20)
+    return Codec(preprocessor, tokenizer.vocabulary_size(), None)
 
 
 def test_the_graph_writes_what_the_model_writes(codec):
