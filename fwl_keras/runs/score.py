@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fwl_keras.data import Document, load_documents
+from fwl_keras.data import load_documents
 from fwl_keras.evaluation.score_totals import ScoreTotals
 from fwl_keras.evaluation.scored_document import ScoredDocument
 from fwl_keras.evaluation.token_losses import infinite_where_not_finite
@@ -132,7 +132,7 @@ def score_texts(
                 f"against={str(against)!r} has another tokeniser than {str(path)!r}, so their "
                 "tokens cannot be compared; give a run of the same text and vocabulary size"
             )
-    encoded = [_encode(tokenizer, document) for document in documents]
+    encoded = tokenizer.encode_arrays([document.text for document in documents])
     compared = against is not None or lm.block.use_fast_weights
     start = np.array([lm.preprocessor.start_token_id], np.int32)
     total = (1 + compared) * sum(1 + len(ids) for ids in encoded)
@@ -150,13 +150,6 @@ def score_texts(
     )
     note = _note(carry, len(scored)) + _not_finite(mine, reference)
     return ScoredTexts(scored, *_described(path, lm, against, other), note)
-
-
-def _encode(tokenizer, document: Document) -> np.ndarray:
-    try:
-        return tokenizer.encode_arrays([document.text])[0]
-    except ValueError as error:
-        raise ValueError(f"{document.name}: {error}") from error
 
 
 def _score(

@@ -98,3 +98,12 @@ def test_states(block, value):
 def test_unembeddings():
     with pytest.raises(ValueError, match="has no configuration of its own"):
         Unembedding(V, layer=keras.layers.ReversibleEmbedding(V, S)).get_config()
+
+
+def test_what_a_block_cannot_be_built_for():
+    with pytest.raises(ValueError, match=r"`x` must have shape .* with a known width"):
+        FWLBlock(S, V).build((None, None, None))
+    with pytest.raises(ValueError, match=f"`residual=True` adds features of width {S + 1}"):
+        FWLBlock(S, V, residual=True).build((None, None, S + 1))
+    with pytest.raises(ValueError, match="was tied to the embedding 'ids'; call `set_unembedding"):
+        FWLBlock(S, V, unembedding="ids").build((None, None, S))

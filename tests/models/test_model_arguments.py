@@ -392,3 +392,28 @@ def test_a_context_without_a_state(lm):
     marks = {"eos_id": 1, "pad_id": 0}
     with pytest.raises(ValueError, match="`carry_context=True` needs `carry=True`"):
         document_losses(lm, [[1, 2]], length=2, carry=False, carry_context=True, **marks)
+
+
+def test_a_cache_is_not_carried_for_rows_one_by_one():
+    with pytest.raises(ValueError, match=r"backbone whose rows go on one by one.*GemmaBackbone"):
+        language_model("gemma").carry_state(2, carry_context=True)
+
+
+def test_a_saved_model_is_tensorflows(monkeypatch):
+    lm = language_model()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match="needs the TensorFlow backend; Keras uses 'jax'"):
+        lm.export("models/never/1")
+
+
+def test_a_task_that_reads_more_than_text():
+    from unittest import mock
+
+    import keras_hub
+
+    from fwl_keras.models import from_causal_lm
+
+    task = mock.Mock(spec=keras_hub.models.CausalLM)
+    task.backbone = mock.Mock(input={"token_ids": 0, "padding_mask": 0, "images": 0})
+    with pytest.raises(ValueError, match=r"must read text alone .*images"):
+        from_causal_lm(task)

@@ -130,6 +130,13 @@ def test_a_preprocessor_that_is_a_model(preset):
         from_preset(preset / "fast")
 
 
+def test_a_preprocessor_that_nobody_knows(preset):
+    registered = "keras_hub>NoSuchPreprocessor"
+    tamper_with(preset / "fast" / "preprocessor.json", ("registered_name",), registered)
+    with pytest.raises(ValueError, match="NoSuchPreprocessor"):
+        from_preset(preset / "fast")
+
+
 @pytest.mark.parametrize("file", ["config.json", "preprocessor.json", "tokenizer.json"])
 @pytest.mark.parametrize(
     "content", [{"registered_name": "x"}, {"registered_name": "x", "config": 3}]
