@@ -1,6 +1,6 @@
 """The README's table of what works with which body: run the tests, and write what they found.
 
-    python tests/support_table.py            # writes the table; about 15 minutes on 2 cores
+    python tests/support_table.py            # writes the table; about 8 minutes on 2 cores
     python tests/support_table.py --check    # only says whether the README's is still true
 
 Needs the extras `test` and `model-garden`.
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -67,9 +68,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     args = parser.parse_args()
-    table = HEADER + "".join(
-        line for backend in BACKENDS for line in rows(outcomes(backend), backend)
-    )
+    # Two processes, which for most of their time compile on one core each.
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(BACKENDS, pool.map(outcomes, BACKENDS), strict=True))
+    table = HEADER + "".join(line for backend in BACKENDS for line in rows(found[backend], backend))
     text = README.read_text("utf-8")
     before, rest = text.split(BEGIN)
     written, after = rest.split(END)
