@@ -720,7 +720,11 @@ def _reported(
     except OSError as error:
         if debug:
             raise
-        _fail(_disk_error(error, goes_on if directory is not None and directory.is_dir() else ""))
+        _fail(
+            _disk_error(
+                error, goes_on if directory is not None and os.path.isdir(directory) else ""
+            )
+        )
     except KeyboardInterrupt:
         if directory is None:
             advice = ""
@@ -824,7 +828,9 @@ def _default_directory(name: str) -> Path:
 
 def _short_name(corpus: str) -> str:
     """A corpus's name without directories and suffixes, for the run's own name."""
-    return os.path.basename(os.path.abspath(corpus)).split(".")[0] or "run"
+    # A file's name has 255 bytes at most, and the time comes behind it.
+    name = os.path.basename(os.path.abspath(corpus)).split(".")[0][:50]
+    return name or "run"
 
 
 def _absolute(corpus: str) -> str:

@@ -149,6 +149,14 @@ class FWLCausalLM(Generating, keras.Model):
     def build(self, *args, **kwargs):
         """Nothing is left to build: the constructor did."""
 
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        if keras.backend.backend() != "tensorflow":
+            return super()._symbolic_build(iterator, data_batch)
+        # With replicas Keras would try the model on the mean of their ids, which are no ids.
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return self._post_build()
+
     def call(
         self,
         inputs,
