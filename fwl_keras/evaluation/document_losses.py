@@ -87,7 +87,7 @@ def document_losses(
         return found["loss"], found["diverged"] if watches else frozen, state
 
     compiled = {} if compiled is None else compiled
-    kind = "document_losses", carry
+    kind = "document_losses", carry, watches
     if kind not in compiled:
         compiled[kind] = Compiled(lm, read)
     read = compiled[kind]
@@ -101,7 +101,8 @@ def document_losses(
     for step in steps:
         inputs, labels = batches[step]
         tensors = {name: keras.ops.convert_to_tensor(value) for name, value in inputs.items()}
-        if carry:
+        if carry and inputs["starts"].any():
+            # Not in `read`: a row that is frozen later goes back to this state.
             state = reset_rows(state, tensors["starts"])
             frozen &= ~inputs["starts"]
         losses, diverged, after = read(

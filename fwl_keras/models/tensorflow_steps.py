@@ -17,9 +17,7 @@ def train_step(model, data) -> dict:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     with tf.GradientTape() as tape:
         loss, counts = model.compute_loss_and_counts(x, y, sample_weight, training=True)
-        # Replicas' gradients are added up: each has the share of its tokens in all of them.
-        share = tf.math.divide_no_nan(counts["tokens"], _over_replicas(counts["tokens"]))
-        scaled = model.optimizer.scale_loss(loss * tf.stop_gradient(share))
+        scaled = model.optimizer.scale_loss(loss * _share(counts["tokens"]))
     variables = model.trainable_variables
     gradients = tape.gradient(scaled, [v.value for v in variables])
     # A window no longer than a segment never comes to the decays: no reason for Keras to warn.
@@ -42,10 +40,16 @@ def test_step(model, data) -> dict:
     return model.update_trackers(*_of_all_replicas(loss, counts))
 
 
+def _share(tokens):
+    """A replica's part of the batch's tokens: replicas' gradients are added up."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        # All of it, also of a batch without any token, whose layers have losses of their own.
+        return 1.0
+    return tf.stop_gradient(tf.math.divide_no_nan(tokens, _over_replicas(tokens)))
+
+
 def _over_replicas(value):
     """The sum over the replicas of this step."""
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return value
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 

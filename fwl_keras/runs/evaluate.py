@@ -76,7 +76,7 @@ def evaluate_run(
         words = sum(word_count(document.text) for document in documents)
         for one in (measures, measures.get("carried")):
             if one is not None:
-                one["perplexity_per_word"] = _perplexity(one["total_nll_nats"], words)
+                one["perplexity_per_word"] = perplexity_of(one["total_nll_nats"], words)
     result = {"corpus": source.name, "split": split, **measures}
     text = strict_json(result, indent=2) + "\n"
     try:
@@ -118,7 +118,7 @@ def measure(
         "tokens_not_finite": int(np.isinf(losses).sum()),
         "window_tokens": int(data.windows.shape[1] - 1),
         "total_nll_nats": total,
-        "perplexity_per_token": _perplexity(total, tokens),
+        "perplexity_per_token": perplexity_of(total, tokens),
         "bits_per_byte": total / _LOG_2 / data.text_bytes(),
         **_gains(lm, data.windows, pad_id, batch_size),
     }
@@ -166,13 +166,18 @@ def measure_carried(
     return {
         "tokens_not_finite": int(np.isinf(losses).sum()),
         "total_nll_nats": total,
-        "perplexity_per_token": _perplexity(total, losses.size),
+        "perplexity_per_token": perplexity_of(total, losses.size),
         "bits_per_byte": total / _LOG_2 / data.text_bytes(),
     }
 
 
-def _perplexity(nll: float, count: int) -> float:
-    """exp(nll / count); infinite where no float holds it: a state carried too far may diverge."""
+def perplexity_of(nll: float, count: int = 1) -> float:
+    """Returns exp(nll / count); infinite where no float holds it, as where a state diverged.
+
+    Args:
+        nll: Nats of all tokens.
+        count: The tokens, or words, or 1 for a mean.
+    """
     try:
         return math.exp(nll / count)
     except OverflowError:

@@ -16,6 +16,7 @@ from fwl_keras.evaluation.token_analysis import gain_by_position
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory, check_new, new_directory, replace_file
+from fwl_keras.runs.evaluate import perplexity_of
 from fwl_keras.runs.held_out import HeldOut, held_out
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.model import build_model
@@ -68,10 +69,7 @@ class Measured:
     @property
     def perplexity(self) -> float:
         """Perplexity per token."""
-        try:
-            return math.exp(self.nll)
-        except OverflowError:
-            return math.inf
+        return perplexity_of(self.nll)
 
 
 def quickstart(

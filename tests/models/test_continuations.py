@@ -1,14 +1,13 @@
 """What is written, decoded after its prompt: pieces joined are the text, for every tokeniser."""
 
-import io
 from types import SimpleNamespace
 
 import keras
 import keras_hub
 import numpy as np
 import pytest
-import sentencepiece
 from lm_helpers import WIDTH
+from sentence_piece import sentence_piece
 
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.data import SentencePieceTokenizer
@@ -18,22 +17,6 @@ from fwl_keras.models.codec import Codec
 TEXTS = ["the man", "☃ naïve the", "the  man and", "man\U0001f98a", " the"]
 
 
-def sentence_piece(**settings):
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the man and the dog saw the man"] * 20),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=320,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-        **settings,
-    )
-    return model.getvalue()
-
-
 def ours():
     tokenizer = SentencePieceTokenizer.train(["the man and the dog saw the man\n"] * 20, 300)
     return TextPreprocessor(tokenizer)
@@ -41,7 +24,9 @@ def ours():
 
 def llama():
     """A dummy prefix, as all models that SentencePiece makes by default."""
-    tokenizer = keras_hub.models.LlamaTokenizer(sentence_piece(unk_id=0, bos_id=1, eos_id=2))
+    tokenizer = keras_hub.models.LlamaTokenizer(
+        sentence_piece(remove_extra_whitespaces=False, unk_id=0, bos_id=1, eos_id=2)
+    )
     return keras_hub.models.LlamaCausalLMPreprocessor(tokenizer, sequence_length=20)
 
 

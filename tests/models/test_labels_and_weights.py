@@ -163,6 +163,18 @@ def test_class_weight_is_refused(lm):
         lm.train_on_batch(ids, class_weight={0: 1.0})
 
 
+def test_a_batch_without_a_token_is_trained_on_for_what_layers_lose():
+    decay = keras.regularizers.L2(0.1)
+    embedding = keras.layers.Embedding(V, 8, embeddings_regularizer=decay)
+    lm = FWLCausalLM(keras.Sequential([embedding]), FWLBlock(8, V), pad_token_id=0)
+    lm.compile(keras.optimizers.SGD(0.5), run_eagerly=EAGER)
+    before = keras.ops.convert_to_numpy(embedding.embeddings)
+    lm.train_on_batch(np.zeros((2, 5), "int32"))
+    after = keras.ops.convert_to_numpy(embedding.embeddings)
+    # The gradient of 0.1 * sum(e ** 2), half of which is taken off.
+    np.testing.assert_allclose(after, before - 0.5 * 0.2 * before, rtol=1e-5)
+
+
 def test_a_loss_that_is_not_finite_is_counted(lm):
     """One id that is impossible: its tokens are told of, and perplexity is infinite."""
     ids = random_ids(ROWS, T, seed=2)

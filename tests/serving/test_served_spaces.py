@@ -1,12 +1,10 @@
 """Spaces between what was read and what is written, for models that put one before a text."""
 
-import io
-
 import keras_hub
 import numpy as np
 import pytest
-import sentencepiece
 import tensorflow as tf
+from sentence_piece import sentence_piece
 
 from fwl_keras.models.codec import Codec
 from fwl_keras.serving.text import GraphTokenizer
@@ -15,20 +13,8 @@ from fwl_keras.serving.text import GraphTokenizer
 @pytest.fixture(scope="module")
 def codec():
     """A tokeniser like Llama's: a dummy prefix, and bytes for unknown characters."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the man and the dog saw the man"] * 20),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=320,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        minloglevel=2,
-    )
-    tokenizer = keras_hub.models.LlamaTokenizer(model.getvalue())
+    model = sentence_piece(unk_id=0, bos_id=1, eos_id=2)
+    tokenizer = keras_hub.models.LlamaTokenizer(model)
     preprocessor = keras_hub.models.LlamaCausalLMPreprocessor(tokenizer, sequence_length=20)
     return Codec(preprocessor, tokenizer.vocabulary_size(), None)
 
