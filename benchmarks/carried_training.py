@@ -27,12 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 import fwl_keras  # noqa: F401  (registers the classes that the runs' models are made of)
-from fwl_keras.benchmark.environment import environment
+from benchmarks.environment import environment
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.evaluation import document_losses
+from fwl_keras.files import replace_file
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory, replace_file
-from fwl_keras.runs.text import RunText, prepare_text, reload_text
+from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.run_text import RunText, prepare_text, reload_text
 from fwl_keras.runs.train import train
 
 RESULTS = Path(__file__).parent / "results" / "carried_training.json"

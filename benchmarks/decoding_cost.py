@@ -20,7 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fwl_keras.runs.directory import RunDirectory, replace_file
+from fwl_keras.files import replace_file
+from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.quickstart import BASELINE, FAST
 

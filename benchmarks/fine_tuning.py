@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fwl_keras.benchmark.environment import environment
+from benchmarks.environment import environment
 from fwl_keras.data import (
     SentencePieceTokenizer,
     TrainingBatches,
@@ -36,8 +36,8 @@ from fwl_keras.data import (
     token_stream,
 )
 from fwl_keras.evaluation import stream_losses, token_losses
+from fwl_keras.files import replace_file
 from fwl_keras.models import from_preset
-from fwl_keras.runs.directory import replace_file
 
 RESULTS = Path(__file__).parent / "results" / "fine_tuning.json"
 RUNS = Path("runs") / "fine_tuning"

@@ -25,8 +25,9 @@ from rich.table import Table
 
 from fwl_keras.data import SentencePieceTokenizer, evaluation_windows, load_corpus, token_stream
 from fwl_keras.evaluation import token_losses
+from fwl_keras.files import replace_file
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory, replace_file
+from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.load import load_run_model
 
 RESULTS = Path(__file__).parent / "results"

@@ -26,8 +26,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from fwl_keras.data import load_corpus
+from fwl_keras.files import replace_file
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory, replace_file
+from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.quickstart import BASELINE, FAST
 

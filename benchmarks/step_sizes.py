@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fwl_keras
-from fwl_keras.benchmark.environment import environment
+from benchmarks.environment import environment
 from fwl_keras.data import (
     SentencePieceTokenizer,
     TrainingBatches,
@@ -32,7 +32,7 @@ from fwl_keras.data import (
     token_stream,
 )
 from fwl_keras.evaluation import stream_losses, token_losses
-from fwl_keras.runs.directory import replace_file
+from fwl_keras.files import replace_file
 
 RESULTS = Path(__file__).parent / "results" / "step_sizes.json"
 SETTINGS = {

@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 import fwl_keras  # noqa: F401  (registers the classes that the runs' models are made of)
-from fwl_keras.benchmark.environment import environment
+from benchmarks.environment import environment
+from fwl_keras.files import replace_file
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory, replace_file
+from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.evaluate import evaluate_run
 from fwl_keras.runs.train import resume_run, start_run
 

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 # The command imports what it needs when it needs it: its help must not wait for TensorFlow. For
 # everybody else importing the package registers its classes, so that Keras can load saved models.
 if PurePath((getattr(sys, "argv", None) or [""])[0]).name != "fwl-keras":
-    from fwl_keras.backend import import_keras
+    from fwl_keras.backend.import_keras import import_keras
 
     # Before anything else imports Keras, whose own errors say less.
     import_keras()
@@ -23,7 +23,16 @@ if PurePath((getattr(sys, "argv", None) or [""])[0]).name != "fwl-keras":
 
     __all__ = ["FWLBlock", "FWLCausalLM", "callbacks", "next_token_targets"]
 
-_SUBMODULES = ("callbacks", "data", "evaluation", "layers", "models", "ops", "serving")
+_SUBMODULES = (
+    "backbones",
+    "callbacks",
+    "data",
+    "evaluation",
+    "layers",
+    "models",
+    "ops",
+    "serving",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

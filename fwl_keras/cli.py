@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fwl_keras.backend import BackendError, import_keras
+from fwl_keras.backend.import_keras import BackendError, import_keras
 
 app = typer.Typer(
     name="fwl-keras",
@@ -421,7 +421,7 @@ def generate(
 
             prompt = decode_text(Path("standard input"), sys.stdin.buffer.read())
         with _quiet_frameworks():
-            from fwl_keras.runs.write import Writing, make_sampler
+            from fwl_keras.runs.generate import Writing, make_sampler
         writing = Writing(
             run,
             prompt,
@@ -608,7 +608,7 @@ def benchmark(
     directory = to or Path("runs") / f"{_short_name(corpus)}-{preset.value}"
     with _reported(console, debug, "the same command", directory):
         with _quiet_frameworks():
-            from fwl_keras.benchmark.run import run_benchmark
+            from benchmarks.rivals.run import run_benchmark
         from fwl_keras.runs.config import RunConfig
 
         config = RunConfig.from_preset(
@@ -809,7 +809,7 @@ def _import_backend() -> None:
 
 def _check_new(directory: Path) -> None:
     """Fails before anything slow is imported."""
-    from fwl_keras.runs.directory import check_new
+    from fwl_keras.files import check_new
 
     check_new(directory)
 

@@ -39,17 +39,15 @@ CHECKS = ("require_", "check_int", "check_length")
 
 # Part of a file's path, part of the statement: why no test of the default suite can reach it.
 UNREACHED = {
-    ("models/encoder_block_backbone.py", ""): "needs the Model Garden, which has an own suite",
-    ("models/transformer_xl_backbone.py", ""): "needs the Model Garden, which has an own suite",
-    ("models/model_garden_layers.py", ""): "only without the Model Garden's package",
-    ("models/keras2_layer.py", ""): "needs the Model Garden, which has an own suite",
-    ("models/keras2_config.py", ""): "needs the Model Garden, which has an own suite",
+    ("backbones/encoder_block_backbone.py", ""): "needs the Model Garden, which has an own suite",
+    ("backbones/transformer_xl_backbone.py", ""): "needs the Model Garden, which has an own suite",
+    ("backbones/model_garden_layers.py", ""): "only without the Model Garden's package",
+    ("backbones/keras2_layer.py", ""): "needs the Model Garden, which has an own suite",
+    ("backbones/keras2_config.py", ""): "needs the Model Garden, which has an own suite",
     ("models/keras_hub_stand_in.py", ""): "only with a KerasHub that cannot be imported",
-    ("benchmark/", ""): "the benchmark's own consistency, not an argument of a user",
     ("data/wikitext.py", ""): "needs the network, or a damaged download",
     ("data/python_stdlib.py", ""): "only where Python comes without its library's source",
-    ("models/value_and_gradients.py", ""): "only on a backend that the block has refused before",
-    ("models/weight_gradients.py", ""): "only on a backend that the block has refused before",
+    ("backend/gradients.py", ""): "only on a backend that the block has refused before",
     ("serving/export.py", "on the TensorFlow backend"): "the model's own `export` refuses before",
     ("serving/grpc.py", "ImportError"): "only without tensorflow-serving-api",
 }

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fwl_keras.backend import BackendError, import_keras
+from fwl_keras.backend.import_keras import BackendError, import_keras
 
 # Makes packages unimportable, as if they were not installed.
 BLOCK = "import sys; sys.modules.update(dict.fromkeys(sys.argv.pop().split(',')))\n"

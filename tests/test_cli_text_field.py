@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from fwl_keras.cli import app
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory
-from fwl_keras.runs.text import prepare_text, reload_text
+from fwl_keras.runs.run_text import prepare_text, reload_text
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_every_command_that_reads_records_takes_their_field(
     (tmp_path / "run" / "config.json").write_text(RunConfig().to_json())
     # What comes after the text was read.
     monkeypatch.setattr("fwl_keras.runs.train.train", stop)
-    monkeypatch.setattr("fwl_keras.benchmark.workspace.new_directory", stop)
+    monkeypatch.setattr("benchmarks.rivals.workspace.new_directory", stop)
     monkeypatch.setattr("fwl_keras.runs.evaluate.held_out", stop)
     for module in ("score", "write"):
         monkeypatch.setattr(f"fwl_keras.runs.{module}.load_run_model", stop)

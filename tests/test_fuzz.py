@@ -247,7 +247,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
     for function in ("train.train", "quickstart.quickstart"):
         monkeypatch.setattr(f"fwl_keras.runs.{function}", lambda *_, **__: None)
-    monkeypatch.setattr("fwl_keras.benchmark.run.run_benchmark", lambda *_, **__: None)
+    monkeypatch.setattr("benchmarks.rivals.run.run_benchmark", lambda *_, **__: None)
     (tmp_path / "book.txt").write_text("A short book: \u2581\u2585 of it.\n" * 300)
     (tmp_path / "a.jsonl").write_text('{"body": "some words of text"}\n' * 300)
     (tmp_path / "wide.txt").write_bytes("wide\n".encode("utf-16") * 9)

@@ -3,8 +3,7 @@
 Importing this package imports no deep-learning framework.
 """
 
-from fwl_keras.data.corpus import Corpus
-from fwl_keras.data.document import Document
+from fwl_keras.data.corpus import Corpus, Document, word_count
 from fwl_keras.data.document_batches import DocumentBatches
 from fwl_keras.data.document_pass import DocumentPass
 from fwl_keras.data.files import load_documents
@@ -12,7 +11,6 @@ from fwl_keras.data.load_corpus import CORPUS_NAMES, load_corpus
 from fwl_keras.data.packing import evaluation_windows, pack_documents, pack_stream, token_stream
 from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from fwl_keras.data.training_batches import TrainingBatches
-from fwl_keras.data.words import word_count
 
 __all__ = [
     "CORPUS_NAMES",

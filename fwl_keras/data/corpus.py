@@ -1,8 +1,24 @@
-"""A corpus: documents in three splits."""
+"""Documents, and a corpus of them in three splits."""
 
 from dataclasses import dataclass
 
-from fwl_keras.data.document import Document
+
+@dataclass(frozen=True)
+class Document:
+    r"""One text that is read from its beginning to its end.
+
+    Attributes:
+        name: What the document is called in its corpus: a module's path, an article's title, a
+            file's name. Not necessarily unique.
+        text: The whole text, line ends as they are in the source.
+
+    Example:
+        >>> Document("greeting.txt", "Hello.\n").text
+        'Hello.\n'
+    """
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -48,3 +64,22 @@ class Corpus:
 
     def _splits(self) -> tuple[tuple[str, tuple[Document, ...]], ...]:
         return (("train", self.train), ("valid", self.valid), ("test", self.test))
+
+
+def word_count(text: str) -> int:
+    r"""Counts words and line ends, the tokens that WikiText's perplexities are quoted per.
+
+    A word is what stands between white space; every line end counts as one more token (`<eos>` in
+    the literature). The count does not depend on any tokeniser.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The number of words plus the number of line ends.
+
+    Example:
+        >>> word_count("Fast weights .\n")
+        4
+    """
+    return len(text.split()) + text.count("\n")

@@ -8,9 +8,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from fwl_keras.data.corpus import Corpus
+from fwl_keras.data.corpus import Corpus, Document
 from fwl_keras.data.decode import decode_text
-from fwl_keras.data.document import Document
 from fwl_keras.data.splits import split_documents
 from fwl_keras.data.wikitext import split_wikitext
 

@@ -4,8 +4,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from fwl_keras.data.corpus import Corpus
-from fwl_keras.data.document import Document
+from fwl_keras.data.corpus import Corpus, Document
 from fwl_keras.data.splits import split_documents
 
 _SKIPPED_DIRECTORIES = {

@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
-from fwl_keras.data.corpus import Corpus
-from fwl_keras.data.document import Document
+from fwl_keras.data.corpus import Corpus, Document
 
 # With fewer documents than this, whole documents would make splits of very unequal size.
 MIN_DOCUMENTS_TO_SPLIT = 10

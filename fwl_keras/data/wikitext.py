@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fwl_keras.data.corpus import Corpus
-from fwl_keras.data.document import Document
-from fwl_keras.data.words import word_count
+from fwl_keras.data.corpus import Corpus, Document, word_count
 
 # A title with a blank line after it. Section titles have more signs (` = = History = = `), and the
 # legends of tables have the form of a title but no blank lines around it. The line before is

@@ -15,7 +15,7 @@ from fwl_keras._arguments import (
     require_not_negative,
     require_positive,
 )
-from fwl_keras.models.weight_gradients import WeightGradients
+from fwl_keras.backend.gradients import WeightGradients
 
 RULES = ("sgd", "rms")
 WEIGHTS = ("all", "block")

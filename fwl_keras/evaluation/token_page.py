@@ -8,8 +8,7 @@ from html import escape
 
 import numpy as np
 
-from fwl_keras.evaluation.score_totals import ScoreTotals
-from fwl_keras.evaluation.scored_document import ScoredDocument
+from fwl_keras.evaluation.scored_document import ScoredDocument, ScoreTotals
 from fwl_keras.evaluation.token_page_parts import SCRIPT, STYLE
 
 # Nats from which on a token has the colour of level 1, 2, ...

@@ -2,17 +2,17 @@
 
 import importlib
 
+from fwl_keras.backbones.recurrent_backbone import RecurrentBackbone
+from fwl_keras.inference.texts import TextPreprocessor
 from fwl_keras.models.fwl_causal_lm import FWLCausalLM
 from fwl_keras.models.keras_hub_stand_in import KerasHubStandIn  # noqa: F401  (registers it)
 from fwl_keras.models.perplexity import Perplexity
-from fwl_keras.models.recurrent_backbone import RecurrentBackbone
-from fwl_keras.models.text_preprocessor import TextPreprocessor
 
 # What needs KerasHub, which is slow to import, and the modules that have it.
 _LAZY = {
     "KerasHubFWLCausalLM": "keras_hub_causal_lm",
-    "from_causal_lm": "keras_hub",
-    "from_preset": "keras_hub",
+    "from_causal_lm": "keras_hub_causal_lm",
+    "from_preset": "keras_hub_causal_lm",
 }
 
 __all__ = [

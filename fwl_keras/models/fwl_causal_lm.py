@@ -5,15 +5,15 @@ import numpy as np
 from keras import ops
 
 from fwl_keras._arguments import require_bools, require_count, require_int
+from fwl_keras.inference.bodies import context_length_of, vocabulary_size_of
+from fwl_keras.inference.divergence import warn_of_lost_tokens
+from fwl_keras.inference.padding import pad_token_id_of
+from fwl_keras.inference.state import join_context, split_context
+from fwl_keras.inference.writing import Generating
 from fwl_keras.layers.fwl_block import DEFAULT_CHUNK_LENGTH, FWLBlock
-from fwl_keras.models.body import context_length_of, vocabulary_size_of
 from fwl_keras.models.carried_state import CarriedState
 from fwl_keras.models.directions import set_directions
-from fwl_keras.models.divergence import warn_of_lost_tokens
-from fwl_keras.models.generating import Generating
-from fwl_keras.models.padding import pad_token_id_of
 from fwl_keras.models.perplexity import Perplexity
-from fwl_keras.models.stepping import join_context, split_context
 from fwl_keras.ops import next_token_targets
 from fwl_keras.ops.divergence import diverged_rows, looked_at
 from fwl_keras.ops.targets import IGNORE
@@ -763,7 +763,7 @@ def _find_layer(backbone, name):
 def _steps():
     """The module with this backend's training and test step."""
     if keras.backend.backend() == "jax":
-        from fwl_keras.models import jax_steps as steps
+        from fwl_keras.backend import jax_steps as steps
     else:
-        from fwl_keras.models import tensorflow_steps as steps
+        from fwl_keras.backend import tensorflow_steps as steps
     return steps

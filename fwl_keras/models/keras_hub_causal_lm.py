@@ -6,11 +6,14 @@ from pathlib import Path
 
 import keras
 import keras_hub
+import numpy as np
+from keras import ops
 from keras_hub.src.utils.preset_utils import check_file_exists, get_file, load_json
 
+from fwl_keras.files import new_directory
+from fwl_keras.layers.fwl_block import FWLBlock
 from fwl_keras.models.fwl_causal_lm import FWLCausalLM
 from fwl_keras.models.raw_texts import holds_text, tokenized
-from fwl_keras.runs.directory import new_directory
 from fwl_keras.saving.check_preset import check_preset
 from fwl_keras.saving.check_weights_file import check_weights_file
 
@@ -335,3 +338,127 @@ def _resolve_dtype(saved, given):
     policy = keras.dtype_policies.get(saved)
     is_plain = policy.name == policy.compute_dtype == policy.variable_dtype
     return keras.config.dtype_policy() if is_plain else policy
+
+
+def from_causal_lm(
+    causal_lm: keras_hub.models.CausalLM,
+    size: int | None = None,
+    *,
+    residual: bool = True,
+    **block_args,
+) -> KerasHubFWLCausalLM:
+    """Put fast weights on a language model of KerasHub, trained or not.
+
+    Backbone, preprocessor and the embedding that is also the unembedding are the model's own, and
+    shared with it. With `residual=True` the slow pass begins exactly as the model.
+
+    Args:
+        causal_lm: a text-only `keras_hub.models.CausalLM`.
+        size: the block's size, which with a given unembedding is the backbone's width; None: it.
+        residual: see FWLBlock.
+        **block_args: more arguments of FWLBlock.
+
+    Returns:
+        KerasHubFWLCausalLM, not compiled.
+
+    Raises:
+        ValueError: if the model takes more than text, or its logits are not its embedding's; or
+            if `size` is not the backbone's width.
+
+    Example:
+        >>> gemma = keras_hub.models.GemmaCausalLM.from_preset("path/to/preset")
+        >>> lm = from_causal_lm(gemma)
+        >>> lm.backbone.trainable = False  # the block alone; or lm.backbone.enable_lora(4)
+        >>> lm.compile("adam")
+    """
+    embedding = _unembedding_of(causal_lm)
+    width = embedding.output_dim
+    if size is not None and size != width:
+        raise ValueError(
+            f"`size` must be {width}, the width of {type(causal_lm).__name__}'s unembedding; "
+            f"received {size!r}."
+        )
+    backbone = causal_lm.backbone
+    block = FWLBlock(
+        width,
+        embedding.input_dim,
+        unembedding=embedding,
+        residual=residual,
+        dtype=block_args.pop("dtype", backbone.dtype_policy),
+        **block_args,
+    )
+    return KerasHubFWLCausalLM(
+        backbone, block, preprocessor=causal_lm.preprocessor, dtype=backbone.dtype_policy
+    )
+
+
+def from_preset(
+    name_or_path: str | os.PathLike,
+    size: int | None = None,
+    *,
+    load_weights: bool = True,
+    dtype=None,
+    **block_args,
+) -> KerasHubFWLCausalLM:
+    """Load a KerasHub preset with fast weights: those saved with it, or new ones.
+
+    Args:
+        name_or_path: directory that `KerasHubFWLCausalLM.save_to_preset` wrote, or whatever
+            `keras_hub.models.CausalLM.from_preset` takes, to which `from_causal_lm` adds a block.
+        size: as for `from_causal_lm`; None for a preset that has a block.
+        load_weights: False for random weights of everything.
+        dtype: dtype policy of everything; None: as KerasHub chooses it.
+        **block_args: as for `from_causal_lm`; none for a preset that has a block.
+
+    Returns:
+        KerasHubFWLCausalLM, not compiled.
+
+    Raises:
+        ValueError: as `from_causal_lm`, or for arguments of a block that the preset has already,
+            or a preset that names what `fwl_keras.saving.check_config` refuses.
+
+    Example:
+        >>> lm = from_preset("path/to/preset", segment_length=64)
+        >>> lm.save_to_preset("path/to/preset_with_fast_weights")
+        >>> lm = from_preset("path/to/preset_with_fast_weights")
+    """
+    preset = os.fspath(name_or_path)
+    if is_preset_with_fast_weights(preset):
+        given = ["size"] * (size is not None) + sorted(block_args)
+        if given:
+            raise ValueError(
+                f"`{given[0]}` cannot be given for {preset!r}, which was saved with fast weights: "
+                "its block is as it was saved. Leave it out."
+            )
+        return KerasHubFWLCausalLM.from_preset(preset, load_weights=load_weights, dtype=dtype)
+    check_preset(preset, REGISTERED)
+    kwargs = {} if dtype is None else {"dtype": dtype}
+    causal_lm = keras_hub.models.CausalLM.from_preset(preset, load_weights=load_weights, **kwargs)
+    return from_causal_lm(causal_lm, size, **block_args)
+
+
+def _unembedding_of(causal_lm):
+    """The embedding whose reverse gives the model's logits."""
+    name = type(causal_lm).__name__
+    if not isinstance(causal_lm, keras_hub.models.CausalLM):
+        raise ValueError(f"`causal_lm` must be a keras_hub.models.CausalLM; received {name}.")
+    backbone = causal_lm.backbone
+    inputs = sorted(backbone.input) if isinstance(backbone.input, dict) else None
+    embedding = getattr(backbone, "token_embedding", None)
+    if inputs != ["padding_mask", "token_ids"] or not hasattr(embedding, "tie_weights"):
+        raise ValueError(
+            f"`causal_lm` must read text alone and write with its own embedding; {name} takes "
+            f"{inputs} and has the embedding {embedding!r}."
+        )
+    # The surest way to know what a class does with its features.
+    ids = ops.convert_to_tensor([[0, 1]], "int32")
+    text = {"token_ids": ids, "padding_mask": ops.ones_like(ids)}
+    expected = ops.convert_to_numpy(ops.cast(causal_lm(text), "float32"))
+    logits = embedding(backbone(text), reverse=True)
+    logits = ops.convert_to_numpy(ops.cast(logits, "float32"))
+    if expected.shape != logits.shape or not np.allclose(expected, logits, rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"`causal_lm` must have `token_embedding(features, reverse=True)` for its logits; "
+            f"those of {name} are something else."
+        )
+    return embedding

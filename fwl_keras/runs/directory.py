@@ -2,19 +2,15 @@
 
 import contextlib
 import dataclasses
-import errno
 import itertools
 import json
 import math
 import os
-import re
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from fwl_keras.files import BESIDE, new_directory, replace_file
 from fwl_keras.runs.checksums import Checksums, packed, sha256, unpacked
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.lock import locked
@@ -25,15 +21,6 @@ if TYPE_CHECKING:
 
 # The one value of a configuration that may be changed: what the text is, `corpus.json` checks.
 _MAY_CHANGE = ("corpus",)
-
-# A file on its way to its place; after a kill it may be left.
-_BESIDE = ".new-"
-
-# Errors of a system that cannot set space aside; None: Python knows no function for it there.
-_CANNOT = (None, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
-
-# Bytes written at once to see whether there is room for them.
-_BLOCK = 1 << 20
 
 
 class RunDirectory:
@@ -323,7 +310,7 @@ class RunDirectory:
 
     def remove_leftovers(self) -> None:
         """Removes what killed processes were writing; only for whoever holds the lock."""
-        for path in self.path.glob(f"{_BESIDE}*"):
+        for path in self.path.glob(f"{BESIDE}*"):
             path.unlink()
 
     def read_metrics(self) -> list[dict]:
@@ -398,125 +385,6 @@ def _metrics_line(line: bytes) -> dict | None:
         return None
     there = isinstance(values, dict) and isinstance(values.get("step"), int)
     return values if there else None
-
-
-def check_new(path: str | Path) -> None:
-    """Raises a ValueError if a run at `path` would mix with files that are there."""
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{str(path)!r} is a file; give another directory to --to")
-    if path.exists() and any(path.iterdir()):
-        raise ValueError(
-            f"{str(path)!r} is not empty; continue the run in it with --resume {path}, or give "
-            "another directory to --to"
-        )
-
-
-@contextlib.contextmanager
-def new_directory(path: str | Path) -> Iterator[Path]:
-    """Makes a directory with all that it is to hold, or nothing at all.
-
-    Args:
-        path: A directory that does not exist or is empty.
-
-    Yields:
-        A directory to write to, which is at `path` once the block has ended without an error.
-
-    Raises:
-        ValueError: There is something at `path` already.
-    """
-    check_new(path)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not `tempfile`, whose directories are for their owner alone, whatever the user's mask.
-    beside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    beside.mkdir()
-    try:
-        yield beside
-        check_new(path)  # another process may have been faster
-        if path.exists():
-            path.rmdir()  # empty, and not every system renames onto a directory
-        os.rename(beside, path)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-
-
-def replace_file(
-    path: Path,
-    write: Callable[[Path], object],
-    before: Callable[[Path], object] | None = None,
-    *,
-    size: int = 0,
-) -> None:
-    """Writes a file beside its place and moves it there, so that it is old or new, never half.
-
-    Args:
-        path: The file.
-        write: Called with the path to write to, which has `path`'s suffixes.
-        before: Called with that path when all of it is on disk, right before it is moved.
-        size: Bytes that must be free before `write` is called: HDF5 takes the whole process down
-            when it comes to the end of the disk.
-
-    Raises:
-        OSError: It cannot be written; nothing has changed then.
-    """
-    # Two processes may write the same file.
-    beside = path.with_name(f"{_BESIDE}{os.getpid()}-{path.name}")
-    try:
-        with disk_errors(path):
-            _reserve(beside, size)
-            write(beside)
-            with beside.open("rb+") as file:
-                os.fsync(file.fileno())
-        if before is not None:
-            before(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Makes an OSError, with the file's name, of what libraries say about the disk.
-
-    HDF5 and TensorFlow have errors of their own for a disk that is full.
-
-    Args:
-        path: The file that is written.
-
-    Raises:
-        OSError: In the place of such an error.
-    """
-    try:
-        yield
-    except Exception as error:
-        code, name = getattr(error, "errno", None), getattr(error, "filename", None)
-        number = re.search(r"errno = (\d+)", str(error))
-        if code is None and number is not None:
-            code = int(number[1])
-        if code is None and os.strerror(errno.ENOSPC) in str(error):
-            code = errno.ENOSPC
-        # An error about another file says so already.
-        if code is None or (name is not None and not Path(name).name.startswith(_BESIDE)):
-            raise
-        raise OSError(code, os.strerror(code), str(path)) from error
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Raises an OSError unless a file of so many bytes can be written; quotas count, too."""
-    if not size:
-        return
-    with path.open("wb") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except (AttributeError, OSError) as error:
-            # Not every system or file system can do that.
-            if getattr(error, "errno", None) not in _CANNOT:
-                raise
-            for start in range(0, size, _BLOCK):
-                file.write(bytes(min(_BLOCK, size - start)))
-    path.unlink()
 
 
 def _size(lm: "FWLCausalLM") -> int:

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from fwl_keras.data import load_corpus, word_count
 from fwl_keras.evaluation import document_losses, token_losses
+from fwl_keras.files import replace_file
 from fwl_keras.models import FWLCausalLM
-from fwl_keras.runs.directory import RunDirectory, replace_file
+from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.held_out import HeldOut, held_out
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.strict_json import strict_json

@@ -6,8 +6,8 @@ from pathlib import Path
 import keras
 
 from fwl_keras.models import FWLCausalLM
+from fwl_keras.runs.build_model import text_preprocessor
 from fwl_keras.runs.directory import RunDirectory
-from fwl_keras.runs.model import text_preprocessor
 from fwl_keras.saving import check_model_file
 
 

@@ -13,15 +13,16 @@ from rich.table import Table
 from fwl_keras.evaluation import token_losses
 from fwl_keras.evaluation.plots import plot_gain, plot_learning_curves
 from fwl_keras.evaluation.token_analysis import gain_by_position
+from fwl_keras.files import check_new, new_directory, replace_file
 from fwl_keras.models import FWLCausalLM
+from fwl_keras.runs.build_model import build_model
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory, check_new, new_directory, replace_file
+from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.evaluate import perplexity_of
 from fwl_keras.runs.held_out import HeldOut, held_out
 from fwl_keras.runs.load import load_run_model
-from fwl_keras.runs.model import build_model
+from fwl_keras.runs.run_text import RunText, prepare_text, reload_text
 from fwl_keras.runs.strict_json import strict_json
-from fwl_keras.runs.text import RunText, prepare_text, reload_text
 from fwl_keras.runs.train import train
 
 FAST, BASELINE = "fast_weights", "baseline"

@@ -10,14 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fwl_keras.data import load_documents
-from fwl_keras.evaluation.score_totals import ScoreTotals
-from fwl_keras.evaluation.scored_document import ScoredDocument
-from fwl_keras.evaluation.token_losses import infinite_where_not_finite
+from fwl_keras.evaluation.document_losses import infinite_where_not_finite
+from fwl_keras.evaluation.scored_document import ScoredDocument, ScoreTotals
 from fwl_keras.evaluation.token_page import token_page
+from fwl_keras.files import replace_file
 from fwl_keras.models import FWLCausalLM
-from fwl_keras.runs.directory import replace_file
 from fwl_keras.runs.load import load_run_model
-from fwl_keras.runs.reading import reading_bar, windows_of
+from fwl_keras.runs.progress import reading_bar, windows_of
 
 
 @dataclass(frozen=True)

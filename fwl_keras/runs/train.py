@@ -8,7 +8,9 @@ from rich.console import Console
 
 from fwl_keras.callbacks import NotFiniteError, StopWhenNotFinite
 from fwl_keras.evaluation.plots import plot_run
+from fwl_keras.files import check_new, disk_errors, replace_file
 from fwl_keras.models import FWLCausalLM
+from fwl_keras.runs.build_model import build_model, learning_rate_schedule
 from fwl_keras.runs.callbacks import (
     FollowSchedule,
     KeepRun,
@@ -16,10 +18,9 @@ from fwl_keras.runs.callbacks import (
     tensorboard_callbacks,
 )
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory, check_new, disk_errors, replace_file
+from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.load import load_run_model
-from fwl_keras.runs.model import build_model, learning_rate_schedule
-from fwl_keras.runs.text import RunText, prepare_text, reload_text
+from fwl_keras.runs.run_text import RunText, prepare_text, reload_text
 from fwl_keras.saving import check_weights_file
 
 # A decay must be below 1 in float32.

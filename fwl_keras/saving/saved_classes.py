@@ -7,14 +7,14 @@ SAVED_CLASSES = {
     "fwl_keras.layers.fwl_block": ("FWLBlock",),
     "fwl_keras.layers.squared_relu": ("SquaredReLU",),
     "fwl_keras.layers.unembedding": ("Unembedding",),
-    "fwl_keras.models.encoder_block_backbone": ("EncoderBlockBackbone",),
+    "fwl_keras.backbones.encoder_block_backbone": ("EncoderBlockBackbone",),
     "fwl_keras.models.fwl_causal_lm": ("FWLCausalLM",),
-    "fwl_keras.models.keras2_layer": ("Keras2Layer",),
+    "fwl_keras.backbones.keras2_layer": ("Keras2Layer",),
     "fwl_keras.models.keras_hub_causal_lm": ("KerasHubFWLCausalLM",),
     "fwl_keras.models.perplexity": ("Perplexity",),
-    "fwl_keras.models.recurrent_backbone": ("RecurrentBackbone",),
-    "fwl_keras.models.text_preprocessor": ("TextPreprocessor",),
-    "fwl_keras.models.transformer_xl_backbone": ("TransformerXLBackbone",),
+    "fwl_keras.backbones.recurrent_backbone": ("RecurrentBackbone",),
+    "fwl_keras.inference.texts": ("TextPreprocessor",),
+    "fwl_keras.backbones.transformer_xl_backbone": ("TransformerXLBackbone",),
 }
 
 

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from fwl_keras.models.sampling import Sampling
-from fwl_keras.models.stepping import next_logits
+from fwl_keras.inference.samplers import Sampling
+from fwl_keras.inference.writing_loop import next_logits
 from fwl_keras.ops.reset_rows import reset_rows, select_rows
 from fwl_keras.serving.checks import RowChecks, is_finite
+from fwl_keras.serving.graph_loops import read_rows, write_rows
+from fwl_keras.serving.graph_tokenizer import GraphTokenizer, keep_rows, prepend
 from fwl_keras.serving.options import ServingOptions
-from fwl_keras.serving.reading import read_rows, write_rows
-from fwl_keras.serving.text import GraphTokenizer, keep_rows, prepend
 
 
 class Signature(NamedTuple):

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.rivals.hidden_state_optimisation import HiddenStateOptimisation
+from benchmarks.rivals.hill_climb import hill_climb, logarithmic_scale
+from benchmarks.rivals.operations import count_operations
 from fwl_keras.evaluation import DynamicEvaluation, stream_losses, token_losses
-from fwl_keras.evaluation.hidden_state_optimisation import HiddenStateOptimisation
-from fwl_keras.evaluation.hill_climb import hill_climb, logarithmic_scale
-from fwl_keras.evaluation.operations import count_operations
-from fwl_keras.evaluation.score_totals import ScoreTotals
+from fwl_keras.evaluation.scored_document import ScoreTotals
 from fwl_keras.evaluation.token_analysis import TokenTable, doubling_edges, gain_by
 
 NAN = float("nan")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from fwl_keras.data import SentencePieceTokenizer
-from fwl_keras.evaluation.score_totals import ScoreTotals
-from fwl_keras.evaluation.scored_document import ScoredDocument
+from fwl_keras.evaluation.scored_document import ScoredDocument, ScoreTotals
 from fwl_keras.evaluation.token_page import LEVELS, token_page
 
 TEXT = "def f(x):\r\n\n    return \"<b class='g1'>&amp;</b>\"\n# \N{SNOWMAN} \N{PILE OF POO}!\n"

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 from block_helpers import assert_close, gradients_of, read
-from golden import golden_files, golden_gradients, load_block
-
-pytestmark = pytest.mark.skipif(not golden_files(), reason="golden files are not on this machine")
+from golden_files import golden_files, golden_gradients, load_block
 
 each_file = pytest.mark.parametrize("path", golden_files(), ids=lambda path: path.stem)
 each_mode = pytest.mark.parametrize("mode", ["eager", "graph"])

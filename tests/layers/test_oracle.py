@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from golden import TENSORS as GOLDEN_TENSORS
-from golden import golden_files, golden_gradients, load_arrays
+from golden_files import TENSORS as GOLDEN_TENSORS
+from golden_files import golden_files, golden_gradients, load_arrays
 from oracle import TENSORS, fresh_state, oracle, oracle_gradients
 
 D, S, V = 4, 5, 7
@@ -205,7 +205,6 @@ def test_a_fresh_state_is_the_absence_of_one():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not golden_files(), reason="golden files are not on this machine")
 @pytest.mark.parametrize("path", golden_files(), ids=lambda path: path.stem)
 def test_the_oracle_reproduces_the_published_code(path):
     arrays = load_arrays(path)

@@ -7,7 +7,7 @@ import pytest
 from bodies import gemma, gpt2, llama, mistral, opt
 from lm_helpers import chosen, log_softmax, random_ids
 
-from fwl_keras.models.keras_hub import from_causal_lm, from_preset
+from fwl_keras.models.keras_hub_causal_lm import from_causal_lm, from_preset
 
 V = 23
 

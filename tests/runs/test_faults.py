@@ -23,14 +23,14 @@ from run_helpers import tiny_config, write_book
 from typer.testing import CliRunner
 
 from fwl_keras.cli import app
+from fwl_keras.files import disk_errors
 from fwl_keras.runs import RunConfig, RunDirectory
 from fwl_keras.runs import evaluate as evaluating
+from fwl_keras.runs.build_model import build_model
 from fwl_keras.runs.checksums import Checksums, sha256
-from fwl_keras.runs.directory import disk_errors
 from fwl_keras.runs.export import describe_run
 from fwl_keras.runs.load import load_run_model
-from fwl_keras.runs.model import build_model
-from fwl_keras.runs.text import prepare_text
+from fwl_keras.runs.run_text import prepare_text
 from fwl_keras.runs.train import restore, resume_run
 
 # By fault: how often it was tried, and what was lost.

@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.cli import _number, app
 from fwl_keras.evaluation import document_losses, stream_losses, token_losses
-from fwl_keras.evaluation.score_totals import ScoreTotals
-from fwl_keras.evaluation.scored_document import ScoredDocument
+from fwl_keras.evaluation.scored_document import ScoredDocument, ScoreTotals
 from fwl_keras.evaluation.token_page import token_page
 from fwl_keras.runs import RunDirectory, quickstart
 from fwl_keras.runs import score as scoring

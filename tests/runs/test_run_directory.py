@@ -1,8 +1,8 @@
 import pytest
 
 from fwl_keras.data import SentencePieceTokenizer
+from fwl_keras.files import replace_file
 from fwl_keras.runs import RunConfig, RunDirectory
-from fwl_keras.runs.directory import replace_file
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from run_helpers import tiny_config, write_book
 from fwl_keras.data import Document, SentencePieceTokenizer
 from fwl_keras.runs import RunConfig
 from fwl_keras.runs.held_out import held_out
-from fwl_keras.runs.text import fit_to_tokens, prepare_text, reload_text
+from fwl_keras.runs.run_text import fit_to_tokens, prepare_text, reload_text
 
 
 def test_a_small_book_shrinks_vocabulary_windows_and_steps(tmp_path):

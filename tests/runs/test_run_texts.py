@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from fwl_keras.cli import app
 from fwl_keras.data import SentencePieceTokenizer
-from fwl_keras.runs import RunDirectory, score, write
+from fwl_keras.runs import RunDirectory, generate, score
+from fwl_keras.runs.build_model import build_model
+from fwl_keras.runs.generate import Writing, make_sampler
 from fwl_keras.runs.load import load_run_model
-from fwl_keras.runs.model import build_model
 from fwl_keras.runs.score import score_texts
 from fwl_keras.runs.train import start_run
-from fwl_keras.runs.write import Writing, make_sampler
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,7 +24,7 @@ def loaded_once():
     """Every command loads its run; here what a model has compiled is kept from test to test."""
     load = functools.cache(load_run_model)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (score, write):
+        for module in (generate, score):
             patch.setattr(module, "load_run_model", lambda path: load(str(path)))
         yield load
 

@@ -11,9 +11,9 @@ import pytest
 from run_helpers import as_options, tiny_config, write_book
 
 from fwl_keras.runs import RunConfig, RunDirectory
+from fwl_keras.runs.build_model import build_model, learning_rate_schedule
 from fwl_keras.runs.evaluate import evaluate_run
 from fwl_keras.runs.load import load_run_model
-from fwl_keras.runs.model import build_model, learning_rate_schedule
 from fwl_keras.runs.train import begin_with, resume_run, start_run
 
 

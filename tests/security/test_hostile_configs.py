@@ -54,7 +54,7 @@ PAYLOADS = {
     ),
     "its command": (lambda canary: named("fwl_keras.cli", "main"), "'fwl_keras.cli.main'"),
     "another name for its class": (
-        lambda canary: named("fwl_keras.models.keras2_layer", "Keras2Layer"),
+        lambda canary: named("fwl_keras.backbones.keras2_layer", "Keras2Layer"),
         "registered as 'Keras2Layer'",
     ),
     "a picture, by function": (lambda canary: drawing(canary, "function"), "plot_image_gallery"),

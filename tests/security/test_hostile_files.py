@@ -17,7 +17,7 @@ from attacks import marshalled, named, put, serialized, small_model, was_read, w
 from test_hostile_configs import PAYLOADS, PLACES
 
 from fwl_keras.data import SentencePieceTokenizer
-from fwl_keras.models.text_preprocessor import TextPreprocessor
+from fwl_keras.inference.texts import TextPreprocessor
 from fwl_keras.runs import RunConfig
 from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.load import load_run_model

@@ -9,7 +9,7 @@ from served_models import CORPUS
 
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.serving.checks import RowChecks
-from fwl_keras.serving.text import GraphTokenizer
+from fwl_keras.serving.graph_tokenizer import GraphTokenizer
 
 SIGNS = ["\u2581", "\u2585", "\0", "\x1f", "\t", " ", "<|eos|>", "\ufeff", "\ufb01", "def last(x)"]
 TEXT = st.lists(st.sampled_from(SIGNS) | st.characters(exclude_categories=["Cs"]), min_size=1)

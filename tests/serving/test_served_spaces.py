@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from sentence_piece import sentence_piece
 
-from fwl_keras.models.codec import Codec
-from fwl_keras.serving.text import GraphTokenizer
+from fwl_keras.inference.texts import Codec
+from fwl_keras.serving.graph_tokenizer import GraphTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,285 @@
+"""Writing on from a prompt."""
+
+from collections.abc import Iterator, Sequence, Set
+
+import numpy as np
+from keras import ops
+
+from fwl_keras._arguments import is_int, require_bools, require_count, require_int
+from fwl_keras.inference.beam_search import beam_search
+from fwl_keras.inference.divergence import Watch
+from fwl_keras.inference.reading import Streaming
+from fwl_keras.inference.samplers import get_sampler, sampling_of
+from fwl_keras.inference.writing_loop import Generation
+
+_SEEDS = 2**32
+
+
+class Generating(Streaming):
+    """The part of FWLCausalLM that writes. Mixed into `keras.Model`."""
+
+    def generate(
+        self,
+        prompts,
+        max_length: int | None = None,
+        state: dict | None = None,
+        stop_token_ids="auto",
+        strip_prompt: bool = False,
+        *,
+        seed: int | Sequence[int] | None = None,
+        adapt_while_generating: bool = True,
+        on_divergence: str = "ignore",
+        use_cache: bool = True,
+        return_state: bool = False,
+    ):
+        """Continue prompts; the fast weights adapt to the prompts and to what is written.
+
+        The sampler is the one given to `compile`: a KerasHub sampler, greedy, top-k, top-p,
+        random or beam search, or its name. Texts longer than `context_length` go on in a new
+        context of the body, with what was before in the fast weights.
+
+        Args:
+            prompts: as `inputs` of `read`. With a state that has read something a prompt may be
+                empty.
+            max_length: tokens of every row, those of its prompt (and start token) included.
+                None: the preprocessor's `sequence_length`, else `context_length`.
+            state: state to go on from, or None for a fresh one.
+            stop_token_ids: ids in [0, V) that end a row, which then stays as it is; `"auto"` for
+                the preprocessor's end token, None for none.
+            strip_prompt: whether to return what was written without the prompt: for texts, what
+                the pieces of `stream` are when they are joined.
+            seed: row i's t-th token is drawn with the key (seed, i, t), or, with one int per row,
+                (seed[i], 0, t), whatever the other rows are. None: the sampler's seed, else a
+                random one.
+            adapt_while_generating: False keeps the fast weights as they are after the prompt.
+            on_divergence: as for `read`, of the prompts.
+            use_cache: False computes the body's features of all tokens again for every new one,
+                as bodies without a cache need it.
+            return_state: whether to return the state after the last tokens, too.
+
+        Returns:
+            For texts a text, or a list of them; for token ids a dict of `token_ids` int32
+            [B, max_length], 0 or the pad token where there is none, and `padding_mask` bool. With
+            `return_state=True` a pair of that and the state.
+
+        Warns:
+            RuntimeWarning: once, where fast weights diverge on the prompts.
+
+        Raises:
+            ValueError: if an argument does not fit, or the model predicts nothing: its logits are
+                not finite.
+
+        Example:
+            >>> lm.compile(sampler="top_p")
+            >>> lm.generate("def main(", max_length=100, seed=1)
+        """
+        given, ids, state, settings = self._generation_arguments(
+            prompts,
+            max_length,
+            state,
+            stop_token_ids,
+            seed,
+            adapt_while_generating,
+            on_divergence,
+            use_cache,
+        )
+        require_bools(strip_prompt=strip_prompt, return_state=return_state)
+        sampler = get_sampler(self.sampler)
+        if hasattr(sampler, "num_beams"):
+            settings.pop("seeds")
+            rows, state = beam_search(self, ids, state, sampler=sampler, **settings)
+        else:
+            generation = Generation(self, ids, state, sampling=sampling_of(sampler), **settings)
+            generation.run()
+            rows, state = generation.rows, generation.state
+        settings["watch"].report()
+        result = self._present(given, ids, rows, settings["max_length"], strip_prompt)
+        return (result, state) if return_state else result
+
+    def stream(
+        self,
+        prompt,
+        max_length: int | None = None,
+        state: dict | None = None,
+        stop_token_ids="auto",
+        *,
+        seed: int | None = None,
+        adapt_while_generating: bool = True,
+        on_divergence: str = "ignore",
+        use_cache: bool = True,
+        tokens_at_once: int = 1,
+    ) -> Iterator:
+        """What `generate` writes after one prompt, as it comes.
+
+        Args:
+            prompt: one text, or a vector of token ids.
+            max_length: as for `generate`, like all arguments but the last.
+            state: likewise.
+            stop_token_ids: likewise.
+            seed: likewise, an int.
+            adapt_while_generating: likewise.
+            on_divergence: likewise.
+            use_cache: likewise.
+            tokens_at_once: tokens that are written between two pieces.
+
+        Yields:
+            Pieces of text, never half a character; or int32 arrays of new token ids.
+
+        Raises:
+            ValueError: if an argument does not fit, or for beam search, whose text may still
+                change at its beginning.
+
+        Example:
+            >>> for piece in lm.stream("def main(", max_length=100):
+            ...     print(piece, end="", flush=True)
+        """
+        require_count("tokens_at_once", tokens_at_once)
+        given, ids, state, settings = self._generation_arguments(
+            prompt,
+            max_length,
+            state,
+            stop_token_ids,
+            seed,
+            adapt_while_generating,
+            on_divergence,
+            use_cache,
+        )
+        if len(ids) != 1:
+            raise ValueError(f"`prompt` must be one text; received {len(ids)} rows.")
+        sampler = get_sampler(self.sampler)
+        if hasattr(sampler, "num_beams"):
+            raise ValueError("Beam search cannot be streamed: compile with another `sampler`.")
+        generation = Generation(self, ids, state, sampling=sampling_of(sampler), **settings)
+        settings["watch"].report()
+        return self._pieces(generation, given.is_text, ids[0], tokens_at_once)
+
+    def _pieces(self, generation, is_text, prompt, tokens_at_once):
+        shown, begin = "", prompt.size
+        if is_text:
+            decode, replacement = self.codec.continuation(prompt), self.codec.replacement
+        while not generation.finished:
+            generation.run(tokens_at_once)
+            row = generation.rows[0][begin:]
+            if not is_text:
+                begin += row.size
+                yield row
+                continue
+            text = decode(row)
+            # Bytes of a character that is not complete yet may become one.
+            whole = text if generation.finished else text.rstrip(replacement)
+            if len(whole) > len(shown):
+                yield whole[len(shown) :]
+                shown = whole
+
+    def _generation_arguments(
+        self, prompts, max_length, state, stop_token_ids, seed, adapt, on_divergence, use_cache
+    ):
+        """The prompts as given and as ids, the state, and the settings of a generation."""
+        require_bools(adapt_while_generating=adapt, use_cache=use_cache)
+        max_length = self._max_length(max_length)
+        given = self.codec.rows(prompts, "prompts")
+        if isinstance(stop_token_ids, str) and stop_token_ids == "auto":
+            if self.preprocessor is None:
+                raise ValueError(
+                    '`stop_token_ids="auto"` needs a model with a `preprocessor`; this one has '
+                    "none. Give a tuple of ids, or None to write until `max_length`."
+                )
+            stop_token_ids = self.codec.end_token_ids
+        stop_token_ids = self._stop_token_ids(stop_token_ids)
+        ids, state = self._rows_and_state(given, state, begin=True, name="prompts")
+        begun = ops.convert_to_numpy(state["pending_valid"])
+        for i, row in enumerate(ids):
+            if row.size >= max_length:
+                raise ValueError(
+                    f"`max_length`={max_length} leaves no room to write: prompt {i} has "
+                    f"{row.size} tokens. Give a larger one."
+                )
+            if not row.size and not begun[i]:
+                raise ValueError(
+                    f"`prompts` is empty in row {i}, and its state has read nothing: there is "
+                    "nothing to go on from."
+                )
+        settings = {
+            "max_length": max_length,
+            "stop_token_ids": stop_token_ids,
+            "seeds": self._seeds(seed, len(ids)),
+            "adapt": adapt and self.block.use_fast_weights,
+            "watch": Watch(on_divergence),
+            "use_cache": use_cache,
+        }
+        return given, ids, state, settings
+
+    def _max_length(self, max_length):
+        if max_length is None:
+            max_length = getattr(self.preprocessor, "sequence_length", None) or self.context_length
+        require_count("max_length", max_length)
+        return int(max_length)
+
+    def _stop_token_ids(self, stop_token_ids) -> tuple[int, ...]:
+        """Ids as a sorted tuple of ints, the same for the same ids: functions are kept by it."""
+        if stop_token_ids is None:
+            return ()
+        is_tensor = ops.is_tensor(stop_token_ids)
+        ids = ops.convert_to_numpy(stop_token_ids) if is_tensor else stop_token_ids
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        if not isinstance(ids, Sequence | Set) or not all(map(is_int, ids)):
+            raise ValueError(
+                '`stop_token_ids` must be "auto", None, or a tuple of token ids; received '
+                f"{stop_token_ids!r}."
+            )
+        size = self.block.vocab_size
+        wrong = next((one for one in ids if not 0 <= one < size), None)
+        if wrong is not None:
+            raise ValueError(
+                f"`stop_token_ids` has the id {wrong}, which is outside [0, {size}) and would "
+                "never come; give ids of this model's tokeniser."
+            )
+        return tuple(sorted({int(one) for one in ids}))
+
+    def _seeds(self, seed, rows):
+        """Keys [B, 2] of the rows' random numbers."""
+        if seed is None:
+            seed = getattr(get_sampler(self.sampler), "seed", None)
+        if seed is None:
+            seed = int(np.random.randint(_SEEDS, dtype="uint32"))
+        if is_int(seed):
+            require_int("seed", seed, 0, _SEEDS)
+            seeds = [(int(seed), row) for row in range(rows)]
+        else:
+            each = ops.convert_to_numpy(seed) if ops.is_tensor(seed) else seed
+            each = each.tolist() if isinstance(each, np.ndarray) else each
+            if not isinstance(each, Sequence) or isinstance(each, str | bytes):
+                raise ValueError(
+                    f"`seed` must be a whole number, one for each row, or None; received {seed!r}."
+                )
+            for row, one in enumerate(each):
+                require_int(f"seed[{row}]", one, 0, _SEEDS)
+            seeds = [(int(one), 0) for one in each]
+        if len(seeds) != rows:
+            raise ValueError(
+                f"`seed` must be an int, or one int for each of the {rows} rows; received "
+                f"{len(seeds)} of them."
+            )
+        return np.array(seeds, "uint32")
+
+    def _present(self, given, prompts, rows, max_length, strip_prompt):
+        """Rows in the form that the prompts had, with them or without."""
+        pairs = list(zip(prompts, rows, strict=True))
+        if given.is_text:
+            texts = [
+                # After an empty prompt a text goes on from its state.
+                self.codec.continuation(prompt)(row[prompt.size :])
+                if strip_prompt or not prompt.size
+                else self.codec.decode(row)
+                for prompt, row in pairs
+            ]
+            return texts[0] if given.is_single else texts
+        if strip_prompt:
+            rows = [row[prompt.size :] for prompt, row in pairs]
+        pad = 0 if self.pad_token_id is None else self.pad_token_id
+        token_ids = np.full((len(rows), max_length), pad, "int32")
+        padding_mask = np.zeros((len(rows), max_length), bool)
+        for i, row in enumerate(rows):
+            token_ids[i, : row.size] = row
+            padding_mask[i, : row.size] = True
+        return {"token_ids": token_ids, "padding_mask": padding_mask}
