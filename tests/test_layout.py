@@ -41,9 +41,7 @@ def graph():
     """Which modules of the package each one imports."""
     known = modules()
     return {
-        name: sorted(
-            {one for one in imports(path, known) if one.split(".")[0] == PACKAGE} - {name}
-        )
+        name: sorted({one for one in imports(path, known) if one.split(".")[0] == PACKAGE} - {name})
         for name, path in known.items()
     }
 

@@ -108,8 +108,8 @@ class GrpcTransport:
             from tensorflow_serving.apis import prediction_service_pb2_grpc
         except ImportError as error:
             raise ImportError(
-                'gRPC needs tensorflow-serving-api: `pip install "fwl_keras[serving]"`, or use '
-                "REST."
+                'To use gRPC, install tensorflow-serving-api: `pip install "fwl_keras[serving]"`. '
+                "REST does without."
             ) from error
         # gRPC's own limit, 4 MiB, is below a few rows of state.
         sizes = ("grpc.max_send_message_length", "grpc.max_receive_message_length")
