@@ -1,11 +1,17 @@
 """`python -m benchmarks.rivals`, before anything is trained."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from test_fuzz import ARGUMENTS, check, ends_well_or_with_a_line, few_or, place  # noqa: F401
 from typer.testing import CliRunner
 
-from benchmarks.rivals.__main__ import app
+from benchmarks.rivals.command import app
 
+ROOT = Path(__file__).parents[2]
 RECORDS = '{"body": "Some words of text."}\n' * 400
 
 
@@ -21,6 +27,17 @@ def test_help(invoke):
     assert result.exit_code == 0
     assert "--row" in result.output and "--debug" in result.output
     assert "Missing argument" in invoke().stderr
+
+
+def test_a_backend_that_is_not_there_is_one_line(tmp_path):
+    """Also for the module itself, which imports no framework before it can say so."""
+    environment = {**os.environ, "KERAS_BACKEND": "nonsense", "KERAS_HOME": str(tmp_path)}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    words = [sys.executable, "-m", "benchmarks.rivals", "python-stdlib"]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: KERAS_BACKEND='nonsense'")
+    assert done.stderr.count("\n") == 1
 
 
 def test_records_field(invoke, tmp_path, monkeypatch):
