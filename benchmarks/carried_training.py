@@ -111,7 +111,7 @@ def trained(runs: Path, name: str, base: RunConfig, text: RunText, console: Cons
 
 
 def long_documents(text: RunText, length: int, limit: int | None) -> tuple[list[str], list]:
-    """Names and token ids of the held-out documents longer than MIN_WINDOWS windows."""
+    """Name and token ids of the held-out documents longer than MIN_WINDOWS windows."""
     documents = (*text.corpus.valid, *text.corpus.test)
     encoded = text.tokenizer.encode_arrays([document.text for document in documents])
     kept = [

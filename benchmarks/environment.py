@@ -19,7 +19,7 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, str]:
-    """Returns the machine, the Keras backend, and the versions of what is installed."""
+    """Return the machine, the Keras backend, and the versions of what is installed."""
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),

@@ -36,12 +36,12 @@ _SHAPE = ("body", "layers", "width", "heads", "segment_length", "fast_weights", 
 
 
 def measure_cost(workspace: Workspace, row: Row, settings: dict) -> dict:
-    """Measures what a row costs, or returns what was measured before, be it for another row.
+    """Measure what a row costs, or returns what was measured before, be it for another row.
 
     Args:
-        workspace: The benchmark.
-        row: The row.
-        settings: Its method's settings.
+        workspace: the benchmark.
+        row: the row.
+        settings: its method's settings.
 
     Returns:
         `seconds`, relative to plain reading (the same body without fast weights, documents side by

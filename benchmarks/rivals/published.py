@@ -9,20 +9,20 @@ from fwl_keras.runs.config import RunConfig
 
 
 def adopt(workspace: Workspace, path: Path) -> dict:
-    """Takes over published figures, searches and costs, so that they are not measured again.
+    """Take over published figures, searches and costs, so that they are not measured again.
 
     What the workspace has measured itself stays. Models and single tokens' losses are not among
     what is published: what needs them is made again.
 
     Args:
-        workspace: The benchmark.
+        workspace: the benchmark.
         path: JSON file of `report.write`; nothing is taken over if there is none.
 
     Returns:
         What the file holds; empty if there is none.
 
     Raises:
-        ValueError: The file cannot be read, or holds results of another corpus or configuration.
+        ValueError: if the file cannot be read, or holds results of another corpus or configuration.
     """
     if not path.exists():
         return {}
