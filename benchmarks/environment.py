@@ -1,8 +1,9 @@
-"""What a result was measured with."""
+"""The machine that something is measured on, and what is installed there."""
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import keras
 
@@ -26,6 +27,12 @@ def environment() -> dict[str, str]:
         "backend": keras.backend.backend(),
         **{name: found for name in _PACKAGES if (found := _version(name))},
     }
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has in use."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _version(package):

@@ -16,7 +16,7 @@ SEARCH_SEED = 0
 
 
 def measure_cell(workspace: Workspace, row: Row, seed: int, console: Console) -> dict:
-    """Measure a row with a seed, or returns what was measured before.
+    """Measure a row with a seed, or return what was measured before.
 
     Trains the model and searches the method's settings, if that was not done.
 

@@ -41,12 +41,12 @@ def adopt(workspace: Workspace, path: Path) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read as a benchmark's results ({error}); give another "
-            "directory to --results"
+            "directory to `--results`."
         ) from error
     if other:
         raise ValueError(
             f"{str(path)!r} holds results of a benchmark with another {', '.join(other)}; give "
-            "another directory to --results"
+            "another directory to `--results`."
         )
     for row in rows:
         for i, seed in enumerate(row["seeds"]):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from benchmarks.common import write_json
 from benchmarks.environment import environment
 from benchmarks.rivals.counts import row_operations
 from benchmarks.rivals.models import MAIN, MORE, ROWS, SIZES, THIRD, Row
@@ -278,9 +279,7 @@ def write(result: dict, json_file: Path, markdown_file: Path, pictures: dict[str
         markdown_file: file to write.
         pictures: by title, pictures beside the Markdown file.
     """
-    text = json.dumps(result, indent=2) + "\n"
-    json_file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(json_file, lambda file: file.write_text(text, "utf-8"))
+    write_json(json_file, result)
     page = markdown(result, {title: path.name for title, path in pictures.items()})
     replace_file(markdown_file, lambda file: file.write_text(page, "utf-8"))
 

@@ -13,6 +13,7 @@ from benchmarks.rivals.models import MAIN, MORE, ROWS, SIZES, THIRD, Row
 from benchmarks.rivals.pictures import plot_effort, plot_gains, plot_sizes
 from benchmarks.rivals.published import adopt
 from benchmarks.rivals.workspace import Workspace
+from fwl_keras._arguments import require_count
 from fwl_keras.files import replace_file
 from fwl_keras.runs.config import RunConfig
 
@@ -28,7 +29,7 @@ def run_benchmark(
     results: str | Path | None = None,
     command: str = "python -m benchmarks.rivals",
 ) -> dict:
-    """Measure what is missing of a benchmark's table, and writes all that there is.
+    """Measure what is missing of a benchmark's table, and write all that there is.
 
     Everything is kept as soon as it is known: interrupted, the same call goes on.
 
@@ -52,14 +53,13 @@ def run_benchmark(
     """
     console = console or Console(quiet=True)
     chosen = choose_rows(rows)
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1; received seeds={seeds}")
+    require_count("seeds", seeds)
     workspace = Workspace.open(path, config.replace(seed=0), console)
     for split in ("valid", "test"):
         if not workspace.documents_ids(split):
             raise ValueError(
-                f"corpus={config.corpus!r} has no text in its {split} split; give a corpus of more "
-                "documents"
+                f"`corpus`={config.corpus!r} has no text in its {split} split; give a corpus of more "
+                "documents."
             )
     directory = Path(results or path)
     published = adopt(workspace, _results_file(workspace, directory))
@@ -88,7 +88,7 @@ def choose_rows(patterns: Sequence[str]) -> list[Row]:
     """
     for pattern in patterns:
         if not fnmatch.filter(ROWS, pattern):
-            raise ValueError(f"no row is called {pattern!r}; there are {', '.join(ROWS)}")
+            raise ValueError(f"No row is called {pattern!r}; there are {', '.join(ROWS)}.")
     return [
         row
         for name, row in ROWS.items()

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from benchmarks.common import write_json
 from benchmarks.rivals.models import MODELS
 from fwl_keras.data import Document, SentencePieceTokenizer, evaluation_windows, word_count
 from fwl_keras.files import check_new, new_directory, replace_file
@@ -45,7 +46,7 @@ class Workspace:
 
     @classmethod
     def open(cls, path: str | Path, config: RunConfig, console: Console) -> "Workspace":
-        """Open a benchmark's directory, or makes it.
+        """Open a benchmark's directory, or make it.
 
         Args:
             path: the directory.
@@ -77,7 +78,7 @@ class Workspace:
             ]
             raise ValueError(
                 f"{str(path)!r} holds a benchmark with another {', '.join(different)}; give "
-                "another directory to --to"
+                "another directory to `--to`."
             )
         tokenizer = SentencePieceTokenizer.load(files.tokenizer)
         text = reload_text(kept, tokenizer, json.loads(files.corpus.read_text("utf-8")))
@@ -192,7 +193,4 @@ class Workspace:
 
     def write_json(self, kind: str, name: str, values: dict) -> None:
         """Keep values in a file of their own."""
-        path = self.path / kind / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
-        text = json.dumps(values, indent=2) + "\n"
-        replace_file(path, lambda file: file.write_text(text, "utf-8"))
+        write_json(self.path / kind / f"{name}.json", values)
