@@ -58,8 +58,8 @@ def run_benchmark(
     for split in ("valid", "test"):
         if not workspace.documents_ids(split):
             raise ValueError(
-                f"`corpus`={config.corpus!r} has no text in its {split} split; give a corpus of more "
-                "documents."
+                f"`corpus`={config.corpus!r} has no text in its {split} split; give a corpus "
+                "of more documents."
             )
     directory = Path(results or path)
     published = adopt(workspace, _results_file(workspace, directory))

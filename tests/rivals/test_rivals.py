@@ -205,7 +205,7 @@ def test_another_configuration_is_refused(done):
         run_benchmark(path, config.replace(steps=21))
     with pytest.raises(ValueError, match="No row is called 'nothing'"):
         run_benchmark(path, config, rows=["nothing"])
-    with pytest.raises(ValueError, match="`seeds` must be .* received 0"):
+    with pytest.raises(ValueError, match=r"`seeds` must be .* received 0"):
         run_benchmark(path, config, seeds=0)
 
 
