@@ -34,7 +34,6 @@ def stop(*arguments, **options):
         ("evaluate", "run", "--corpus", "{file}"),
         ("score", "run", "{file}"),
         ("generate", "run", "--read", "{file}"),
-        ("benchmark", "{file}", "--preset", "tiny", "--to", "new"),
     ],
     ids=lambda words: words[0],
 )
@@ -45,9 +44,8 @@ def test_every_command_that_reads_records_takes_their_field(
     (tmp_path / "run" / "config.json").write_text(RunConfig().to_json())
     # What comes after the text was read.
     monkeypatch.setattr("fwl_keras.runs.train.train", stop)
-    monkeypatch.setattr("benchmarks.rivals.workspace.new_directory", stop)
     monkeypatch.setattr("fwl_keras.runs.evaluate.held_out", stop)
-    for module in ("score", "write"):
+    for module in ("score", "generate"):
         monkeypatch.setattr(f"fwl_keras.runs.{module}.load_run_model", stop)
     monkeypatch.setattr("fwl_keras.runs.evaluate.load_run_model", _Model)
     words = [word.format(file=records) for word in words]
