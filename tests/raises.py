@@ -35,7 +35,7 @@ module.record()
 """
 
 # How the names of shared checks begin.
-CHECKS = ("require_", "check_int", "check_length")
+CHECKS = ("require_",)
 
 # Part of a file's path, part of the statement: why no test of the default suite can reach it.
 UNREACHED = {

@@ -51,7 +51,7 @@ def test_every_command_that_reads_records_takes_their_field(
     words = [word.format(file=records) for word in words]
     result = invoke(*words)
     assert result.exit_code == 2
-    assert "a.jsonl, line 1: text_field='text' is not a field" in result.stderr
+    assert "a.jsonl, line 1: `text_field`='text' is not a field" in result.stderr
     assert "['body']" in result.stderr and "--text-field" in result.stderr
     assert result.stderr.count("\n") == 1
     result = invoke(*words, "--text-field", "body")
@@ -111,13 +111,16 @@ def test_a_corpus_of_signs_is_prepared_and_found_unchanged(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train", ""), "name_or_path='' is neither"),
+        (("train", ""), "`name_or_path`='' is neither"),
         (("train", "~no_such_user_at_all/book.txt"), "corpus='~no_such_user_at_all/book.txt'"),
-        (("train", "loop.txt"), "corpus='loop.txt' cannot be read"),
+        (("train", "loop.txt"), "`corpus`='loop.txt' cannot be read"),
         (("train", "x" * 4000), "too long"),
-        (("evaluate", "run", "--corpus", ""), "name_or_path='' is neither"),
-        (("score", "run", "~no_such_user_at_all/book.txt"), "path='~no_such_user_at_all/book.txt'"),
-        (("score", "run", "loop.txt"), "path='loop.txt' cannot be read"),
+        (("evaluate", "run", "--corpus", ""), "`name_or_path`='' is neither"),
+        (
+            ("score", "run", "~no_such_user_at_all/book.txt"),
+            "`path`='~no_such_user_at_all/book.txt'",
+        ),
+        (("score", "run", "loop.txt"), "`path`='loop.txt' cannot be read"),
     ],
 )
 def test_paths_that_can_be_none_are_one_line(invoke, tmp_path, monkeypatch, words, message):

@@ -4,7 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from fwl_keras.data.sentencepiece_tokenizer import SPACE_SIGN, SentencePieceTokenizer
+from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from fwl_keras.data.space_sign import SPACE_SIGN
 from fwl_keras.serving.checks import RowChecks, is_utf8
 
 

@@ -171,7 +171,7 @@ def test_a_run_stops_at_a_loss_that_is_not_finite(tmp_path, monkeypatch):
     path = tmp_path / "run"
     result = CliRunner().invoke(app, ["train", config.corpus, "--to", str(path), *words])
     assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("Error: the loss is not finite")
+    assert result.stderr.startswith("Error: The loss is not finite")
     for word in (
         "at step 2 (batch 0 of epoch 1",
         "learning_rate=1e+30",

@@ -57,7 +57,7 @@ def test_an_archive_without_a_model(tmp_path):
 
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
         archive.writestr("something", "else")
-    with pytest.raises(ValueError, match=r"it has no config\.json"):
+    with pytest.raises(ValueError, match=r"has no `config\.json`"):
         check_model_file(tmp_path / "model.keras")
 
 
