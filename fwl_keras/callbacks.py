@@ -84,7 +84,7 @@ class StopWhenNotFinite(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # The last step's loss was computed before it changed the weights.
-        names = names_not_finite(_variables(self.model))
+        names = names_not_finite(all_variables(self.model))
         if names:
             raise NotFiniteError(
                 f"weights are not finite after {self._place(self._batch, self._batch)}: "
@@ -132,7 +132,12 @@ def names_not_finite(variables: Iterable[keras.Variable]) -> list[str]:
     return [v.path for v, ok in zip(floats, ops.convert_to_numpy(finite), strict=True) if not ok]
 
 
-def _variables(model: keras.Model) -> list[keras.Variable]:
+def all_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return the variables of a model and of its optimizer, if it has one.
+
+    Args:
+        model: any model.
+    """
     optimizer = getattr(model, "optimizer", None)
     return [*model.variables, *(optimizer.variables if optimizer is not None else ())]
 
