@@ -81,7 +81,7 @@ def test_a_run_remembers_its_field(invoke, records, tmp_path, monkeypatch):
     run = RunDirectory.open(tmp_path / "run")
     assert RunConfig.load(run.config).text_field == "body"
     assert "stopped before training" in invoke("train", "--resume", "run").stderr
-    assert "leave out --text-field" in invoke("train", "--resume", "run", *words[2:4]).stderr
+    assert "leave out `--text-field`" in invoke("train", "--resume", "run", *words[2:4]).stderr
     run.model.write_text("")
     assert run.next_config(steps=5).text_field == "body"
     # And when it is evaluated, on another text too.

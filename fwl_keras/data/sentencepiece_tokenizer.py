@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fwl_keras.data.space_sign import SPACE_SIGN, SPACE_SIGN_PIECES
-
 from fwl_keras.files import replace_file
 
 if TYPE_CHECKING:

@@ -73,7 +73,7 @@ def test_export_says_when_there_are_no_warm_up_requests(invoke, run, calls, expo
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--version", "0"), "version must be at least 1"),
+        (("--version", "0"), "`version` must be"),
         (("--version", "1"), "exists already"),
         (("--max-tokens", "0"), "`max_tokens` must be"),
     ],
