@@ -42,6 +42,7 @@ UNREACHED = {
     ("backbones/encoder_block_backbone.py", ""): "needs the Model Garden, which has an own suite",
     ("backbones/transformer_xl_backbone.py", ""): "needs the Model Garden, which has an own suite",
     ("backbones/model_garden_layers.py", ""): "only without the Model Garden's package",
+    ("backbones/keras2.py", ""): "only without Keras 2, or on a backend other than TensorFlow",
     ("backbones/keras2_layer.py", ""): "needs the Model Garden, which has an own suite",
     ("backbones/keras2_config.py", ""): "needs the Model Garden, which has an own suite",
     ("models/keras_hub_stand_in.py", ""): "only with a KerasHub that cannot be imported",
