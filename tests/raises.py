@@ -48,7 +48,7 @@ UNREACHED = {
     ("models/keras_hub_stand_in.py", ""): "only with a KerasHub that cannot be imported",
     ("data/wikitext.py", ""): "needs the network, or a damaged download",
     ("data/python_stdlib.py", ""): "only where Python comes without its library's source",
-    ("backend/gradients.py", ""): "only on a backend that the block has refused before",
+    ("backend/dispatch.py", ""): "only on a backend that the block has refused before",
     ("serving/export.py", "on the TensorFlow backend"): "the model's own `export` refuses before",
     ("serving/grpc.py", "ImportError"): "only without tensorflow-serving-api",
 }
