@@ -27,8 +27,9 @@ import keras
 import numpy as np
 
 import fwl_keras
+from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import DocumentBatches, SentencePieceTokenizer, TrainingBatches
-from fwl_keras.models import RecurrentBackbone, TextPreprocessor
+from fwl_keras.models import TextPreprocessor
 
 assert "keras_hub" not in sys.modules
 V, WIDTH = 20, 8

@@ -55,8 +55,8 @@ def faults(text):
     [
         ("`seed` must be positive; received 0.", None),
         (f"{VALUE} is not empty; give another directory.", None),
-        ("seed must be positive; received 0.", "begins with a small letter"),
-        ("Nothing to read", "does not end with a period"),
+        ("`seed` must be positive; received 0", "does not end with a period"),
+        ("nothing to read.", "begins with a small letter"),
         ("`seed must be positive.", "has a backtick without its other"),
         ("The seed must be positive.", "names no argument in backticks"),
     ],

@@ -64,7 +64,7 @@ def _start_small(backbone, config):
 
 
 def _transformer_xl(config):
-    from fwl_keras.backbones.model_garden import TransformerXLBackbone
+    from fwl_keras.backbones import TransformerXLBackbone
 
     return TransformerXLBackbone(
         config.vocab_size,
