@@ -809,9 +809,9 @@ def _import_backend() -> None:
 
 def _check_new(directory: Path) -> None:
     """Fails before anything slow is imported."""
-    from fwl_keras.files import check_new
+    from fwl_keras.runs.directory import check_new_run
 
-    check_new(directory)
+    check_new_run(directory)
 
 
 def _check_writable(file: Path) -> None:

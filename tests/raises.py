@@ -51,7 +51,7 @@ UNREACHED = {
     ("data/python_stdlib.py", ""): "only where Python comes without its library's source",
     ("backend/gradients.py", ""): "only on a backend that the block has refused before",
     ("serving/export.py", "on the TensorFlow backend"): "the model's own `export` refuses before",
-    ("serving/grpc.py", "ImportError"): "only without tensorflow-serving-api",
+    ("serving/transports.py", "ImportError"): "only without tensorflow-serving-api",
 }
 
 

@@ -57,7 +57,7 @@ class Workspace:
         """
         files = RunDirectory(path)
         if not files.config.exists():
-            check_new(path)
+            check_new(path, "give another directory to `--to`")
             config, text = prepare_text(config, console.print, steps_given=True)
             with new_directory(path) as beside:
                 new = RunDirectory(beside)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from fwl_keras.files import BESIDE, new_directory, replace_file
+from fwl_keras.files import BESIDE, check_new, new_directory, replace_file
 from fwl_keras.runs.checksums import Checksums, packed, sha256, unpacked
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.lock import locked
@@ -79,6 +79,7 @@ class RunDirectory:
         Raises:
             ValueError: There is something at `path` already.
         """
+        check_new_run(path)
         with new_directory(path) as beside:
             run = cls(beside)
             run.tokenizer.write_bytes(tokenizer.proto)
@@ -366,6 +367,16 @@ class RunDirectory:
 
     def _write_checksums(self, sums: Checksums) -> None:
         replace_file(self.checksums, lambda path: path.write_text(sums.to_json(), "utf-8"))
+
+
+def check_new_run(path: str | Path) -> None:
+    """Raise a ValueError if a run at `path` would mix with files that are there.
+
+    Args:
+        path: the directory that the command was given.
+    """
+    go_on = f"continue the run in it with `--resume {path}`, or " if Path(path).is_dir() else ""
+    check_new(path, f"{go_on}give another directory to `--to`")
 
 
 def _read_object(path: Path, way_out: str) -> dict:

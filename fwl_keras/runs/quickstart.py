@@ -13,11 +13,11 @@ from rich.table import Table
 from fwl_keras.evaluation import token_losses
 from fwl_keras.evaluation.plots import plot_gain, plot_learning_curves
 from fwl_keras.evaluation.token_analysis import gain_by_position
-from fwl_keras.files import check_new, new_directory, replace_file
+from fwl_keras.files import new_directory, replace_file
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.build_model import build_model
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.directory import RunDirectory, check_new_run
 from fwl_keras.runs.evaluate import perplexity_of
 from fwl_keras.runs.held_out import HeldOut, held_out
 from fwl_keras.runs.load import load_run_model
@@ -103,7 +103,7 @@ def quickstart(
         runs, configs, text, models = _reopen(path)
         data = _held_out(text, configs[FAST])
     else:
-        check_new(path)
+        check_new_run(path)
         config, text = prepare_text(config, console.print)
         data = _held_out(text, config)
         configs, models = _timed(config, text, data, console, began, minutes)

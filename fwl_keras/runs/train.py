@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fwl_keras.callbacks import NotFiniteError, StopWhenNotFinite
 from fwl_keras.evaluation.plots import plot_run
-from fwl_keras.files import check_new, disk_errors, replace_file
+from fwl_keras.files import disk_errors, replace_file
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.build_model import build_model, learning_rate_schedule
 from fwl_keras.runs.callbacks import (
@@ -18,7 +18,7 @@ from fwl_keras.runs.callbacks import (
     tensorboard_callbacks,
 )
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.directory import RunDirectory, check_new_run
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.run_text import RunText, prepare_text, reload_text
 from fwl_keras.saving import check_weights_file
@@ -49,7 +49,7 @@ def start_run(
         ValueError: The directory is in use, or the corpus is unreadable or too small.
     """
     console = console or Console(quiet=True)
-    check_new(path)
+    check_new_run(path)
     config, text = prepare_text(config, console.print, steps_given=steps_given)
     run = RunDirectory.create(path, config, text.tokenizer, text.description())
     train(run, config, text, console)
