@@ -32,6 +32,8 @@ def messages(path):
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
             continue
+        if ast.unparse(node.exc.func) == "AttributeError":
+            continue  # Python's own words.
         for argument in node.exc.args[:1]:
             text = text_of(argument)
             if text is not None:
