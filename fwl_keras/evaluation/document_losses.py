@@ -1,134 +1,16 @@
-"""Losses of whole documents, however long, several side by side."""
+"""Losses of every token of a text: of whole documents, of a stream, of single windows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-import keras
 import numpy as np
-from rich.progress import track
+from keras import ops
 
 from fwl_keras._arguments import require_count
+from fwl_keras._progress import track
 from fwl_keras.backend.compiled import Compiled
 from fwl_keras.data import DocumentPass
 from fwl_keras.inference.divergence import Watch
 from fwl_keras.ops.reset_rows import reset_rows
-
-
-def token_losses(
-    lm,
-    windows: np.ndarray,
-    *,
-    batch_size: int = 8,
-    pad_token_id: int | None = None,
-    progress: bool = False,
-) -> np.ndarray:
-    """Negative log-likelihood of every predicted token, each window on its own.
-
-    Args:
-        lm: FWLCausalLM.
-        windows: int array [N, T + 1]; tokens 1 .. T are predicted from those before.
-        batch_size: windows read at once.
-        pad_token_id: id that marks padding, or None.
-        progress: whether to draw a progress bar.
-
-    Returns:
-        float32 array [N, T] in nats; NaN where the predicted token is padding, and infinity where
-        the model's loss is not finite, which no mean leaves out then.
-
-    Raises:
-        ValueError: if there is no window.
-    """
-    _check(windows)
-    require_count("batch_size", batch_size)
-
-    def read(batch):
-        inputs, labels, weights = batch[:, :-1], batch[:, 1:], None
-        if pad_token_id is not None:
-            inputs = {"token_ids": inputs, "padding_mask": inputs != pad_token_id}
-            weights = keras.ops.cast(labels != pad_token_id, "float32")
-        return lm(inputs, labels=labels, weights=weights, output="loss", training=False)["loss"]
-
-    read = Compiled(lm, read)
-    losses = []
-    for start in track(range(0, len(windows), batch_size), "evaluating", disable=not progress):
-        batch = windows[start : start + batch_size]
-        # The last batch is filled up, so that it has the shape already compiled.
-        full = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
-        losses.append(keras.ops.convert_to_numpy(read(keras.ops.convert_to_tensor(full))))
-    losses = infinite_where_not_finite(np.concatenate(losses)[: len(windows)])
-    if pad_token_id is not None:
-        losses[windows[:, 1:] == pad_token_id] = np.nan
-    return losses
-
-
-def stream_losses(
-    lm, windows: np.ndarray, *, reset: bool = False, progress: bool = False
-) -> np.ndarray:
-    """Losses of one long text read window by window, the fast weights' state carried along.
-
-    The body starts a new context with every window; the text before lives on in the state alone.
-
-    Args:
-        lm: FWLCausalLM.
-        windows: int array [N, T + 1], consecutive: each begins with the last token of the one
-            before (see fwl_keras.data.evaluation_windows).
-        reset: whether to begin every window with a fresh state instead.
-        progress: whether to draw a progress bar.
-
-    Returns:
-        float32 array [N, T] in nats; infinity where the model's loss is not finite.
-
-    Raises:
-        ValueError: if there is no window, or if windows are not consecutive.
-    """
-    _check(windows)
-    if (windows[1:, 0] != windows[:-1, -1]).any():
-        raise ValueError(
-            "`windows` are not consecutive: each must begin with the last token of the one before."
-        )
-    if reset:
-        return token_losses(lm, windows, progress=progress)
-
-    def read(window, state):
-        inputs, labels = window[:, :-1], window[:, 1:]
-        losses, state = lm(
-            inputs, labels=labels, state=state, return_state=True, output="loss", training=False
-        )
-        return losses["loss"], state
-
-    read = Compiled(lm, read)
-    state = lm.block.initial_state(1)
-    losses = []
-    for window in track(windows, "reading", disable=not progress):
-        loss, state = read(keras.ops.convert_to_tensor(window[None]), state)
-        losses.append(keras.ops.convert_to_numpy(loss))
-    return infinite_where_not_finite(np.concatenate(losses))
-
-
-def infinite_where_not_finite(losses: np.ndarray) -> np.ndarray:
-    """Losses of which those that are no number are infinite: NaN stands for tokens left out.
-
-    Args:
-        losses: float array of any shape, in nats.
-
-    Returns:
-        float array of the same shape and dtype.
-
-    Example:
-        >>> infinite_where_not_finite(np.array([1.0, np.nan]))
-        array([ 1., inf])
-    """
-    return np.where(np.isfinite(losses), losses, np.inf).astype(losses.dtype)
-
-
-def _check(windows):
-    if len(windows) == 0:
-        raise ValueError("`windows` is empty: there is no text to evaluate.")
-    shape, dtype = np.shape(windows), np.asarray(windows).dtype
-    if len(shape) != 2 or shape[1] < 2 or dtype.kind not in "iu":
-        raise ValueError(
-            "`windows` must be an int array [windows, tokens] of at least two tokens; received "
-            f"shape {shape} and dtype {dtype}."
-        )
 
 
 def document_losses(
@@ -145,7 +27,7 @@ def document_losses(
     compiled: dict | None = None,
     progress: bool = False,
 ) -> list[np.ndarray]:
-    """Negative log-likelihood of every token of every document.
+    """Return the negative log-likelihood of every token of every document.
 
     Documents are read in windows of `length` predictions, each window beginning with the last
     token of the one before. The body starts a new context with every window, or goes on as the fast
@@ -184,17 +66,136 @@ def document_losses(
         >>> np.exp(np.concatenate(losses).mean())  # perplexity per token
     """
     batches = DocumentPass(documents_ids, length, batch_size, eos_id=eos_id, pad_id=pad_id)
-
+    if carry_context and not carry:
+        raise ValueError("`carry_context=True` needs `carry=True`: the two go on together.")
+    state = lm.document_state(batch_size, carry_context) if carry else {}
     watches = carry and lm.block.use_fast_weights
+    watch = Watch(on_divergence)
+    compiled = {} if compiled is None else compiled
+    kind = "document_losses", carry, watches
+    if kind not in compiled:
+        compiled[kind] = Compiled(lm, _reader(lm, carry, watches))
+    sizes = map(len, documents_ids)
+    losses = _read(
+        compiled[kind], batches, sizes, state, watch if watches else None, progress=progress
+    )
+    watch.report()
+    return losses
+
+
+def stream_losses(
+    lm, windows: np.ndarray, *, reset: bool = False, progress: bool = False
+) -> np.ndarray:
+    """Return the losses of one long text read window by window, with the state carried along.
+
+    The body starts a new context with every window; the text before lives on in the fast weights'
+    state alone.
+
+    Args:
+        lm: FWLCausalLM.
+        windows: int array [N, T + 1], consecutive: each begins with the last token of the one
+            before (see `fwl_keras.data.evaluation_windows`).
+        reset: whether to begin every window with a fresh state instead.
+        progress: whether to draw a progress bar.
+
+    Returns:
+        float32 array [N, T] in nats; infinity where the model's loss is not finite.
+
+    Raises:
+        ValueError: if there is no window, or if windows are not consecutive.
+    """
+    _check(windows)
+    if (windows[1:, 0] != windows[:-1, -1]).any():
+        raise ValueError(
+            "`windows` are not consecutive: each must begin with the last token of the one before."
+        )
+    if reset:
+        return token_losses(lm, windows, progress=progress)
+    # One document, with the first token for the mark before it.
+    first, tokens = windows[0, 0], windows[:, 1:].ravel()
+    batches = DocumentPass([tokens], windows.shape[1] - 1, 1, eos_id=first, pad_id=first)
+    run = Compiled(lm, _reader(lm, carry=True, watches=False))
+    (losses,) = _read(run, batches, [tokens.size], lm.block.initial_state(1), progress=progress)
+    return losses.reshape(len(windows), -1)
+
+
+def token_losses(
+    lm,
+    windows: np.ndarray,
+    *,
+    batch_size: int = 8,
+    pad_token_id: int | None = None,
+    progress: bool = False,
+) -> np.ndarray:
+    """Return the negative log-likelihood of every predicted token, each window on its own.
+
+    Args:
+        lm: FWLCausalLM.
+        windows: int array [N, T + 1]; tokens 1 .. T are predicted from those before.
+        batch_size: windows read at once.
+        pad_token_id: id that marks padding, or None.
+        progress: whether to draw a progress bar.
+
+    Returns:
+        float32 array [N, T] in nats; NaN where the predicted token is padding, and infinity where
+        the model's loss is not finite, which no mean leaves out then.
+
+    Raises:
+        ValueError: if there is no window.
+    """
+    _check(windows)
+    require_count("batch_size", batch_size)
+
+    def read(batch):
+        inputs, labels, weights = batch[:, :-1], batch[:, 1:], None
+        if pad_token_id is not None:
+            inputs = {"token_ids": inputs, "padding_mask": inputs != pad_token_id}
+            weights = ops.cast(labels != pad_token_id, "float32")
+        return lm(inputs, labels=labels, weights=weights, output="loss", training=False)["loss"]
+
+    read = Compiled(lm, read)
+    losses = []
+    for start in track(range(0, len(windows), batch_size), "evaluating", shown=progress):
+        batch = windows[start : start + batch_size]
+        # The last batch is filled up, so that it has the shape already compiled.
+        full = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
+        losses.append(ops.convert_to_numpy(read(ops.convert_to_tensor(full))))
+    losses = infinite_where_not_finite(np.concatenate(losses)[: len(windows)])
+    if pad_token_id is not None:
+        losses[windows[:, 1:] == pad_token_id] = np.nan
+    return losses
+
+
+def infinite_where_not_finite(losses: np.ndarray) -> np.ndarray:
+    """Return losses of which those that are no number are infinite: NaN stands for tokens left out.
+
+    Args:
+        losses: float array of any shape, in nats.
+
+    Returns:
+        Float array of the same shape and dtype.
+
+    Example:
+        >>> infinite_where_not_finite(np.array([1.0, np.nan]))
+        array([ 1., inf])
+    """
+    return np.where(np.isfinite(losses), losses, np.inf).astype(losses.dtype)
+
+
+def _reader(lm, carry: bool, watches: bool) -> Callable:
+    """Make a function from a batch, rows and the state before it to losses, rows and the state.
+
+    The rows are those that are frozen, and those that diverged (or, unless `watches`, the same).
+    """
 
     def read(inputs, labels, frozen, state):
         # The mask marks the positions that have a label, the window's last one among them.
-        weights = keras.ops.cast(inputs["padding_mask"], "float32")
+        weights = ops.cast(inputs["padding_mask"], "float32")
         arguments = {"labels": labels, "weights": weights, "training": False}
         if not carry:
             return lm(inputs, output="loss", **arguments)["loss"], frozen, state
         if watches:
-            arguments["weights"] = keras.ops.where(frozen[:, None], 0.0, weights)
+            arguments["weights"] = ops.where(frozen[:, None], 0.0, weights)
         found, state = lm(
             inputs,
             state=state,
@@ -204,31 +205,47 @@ def document_losses(
         )
         return found["loss"], found["diverged"] if watches else frozen, state
 
-    compiled = {} if compiled is None else compiled
-    kind = "document_losses", carry, watches
-    if kind not in compiled:
-        compiled[kind] = Compiled(lm, read)
-    read = compiled[kind]
-    result = [np.zeros(len(ids), np.float32) for ids in documents_ids]
-    if carry_context and not carry:
-        raise ValueError("`carry_context=True` needs `carry=True`: the two go on together.")
-    state = lm.document_state(batch_size, carry_context) if carry else {}
-    watch = Watch(on_divergence)
-    frozen = np.zeros(batch_size, bool)
-    steps = track(range(len(batches)), "reading documents", disable=not progress)
-    for step in steps:
+    return read
+
+
+def _read(
+    run: Compiled,
+    batches: DocumentPass,
+    sizes: Iterable[int],
+    state: dict,
+    watch: Watch | None = None,
+    *,
+    progress: bool,
+) -> list[np.ndarray]:
+    """Go over documents of such sizes window by window, the state going on from each to the next.
+
+    Nothing is done about rows that diverge without a `watch`, nor carried in an empty state.
+    """
+    losses = [np.zeros(size, np.float32) for size in sizes]
+    frozen = np.zeros(batches.documents.shape[1], bool)
+    for step in track(range(len(batches)), "reading documents", shown=progress):
         inputs, labels = batches[step]
-        tensors = {name: keras.ops.convert_to_tensor(value) for name, value in inputs.items()}
-        if carry and inputs["starts"].any():
-            # Not in `read`: a row that is frozen later goes back to this state.
+        tensors = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
+        if inputs["starts"].any():
+            # Not in `run`: a row that is frozen later goes back to this state.
             state = reset_rows(state, tensors["starts"])
             frozen &= ~inputs["starts"]
-        losses, diverged, after = read(
-            tensors, keras.ops.convert_to_tensor(labels), keras.ops.convert_to_tensor(frozen), state
+        found, diverged, after = run(
+            tensors, ops.convert_to_tensor(labels), ops.convert_to_tensor(frozen), state
         )
-        if watches:
+        if watch is not None:
             after, frozen = watch.after(diverged, after, state, frozen)
         state = after
-        batches.scatter(step, keras.ops.convert_to_numpy(losses), result)
-    watch.report()
-    return [infinite_where_not_finite(losses) for losses in result]
+        batches.scatter(step, ops.convert_to_numpy(found), losses)
+    return [infinite_where_not_finite(one) for one in losses]
+
+
+def _check(windows):
+    if len(windows) == 0:
+        raise ValueError("`windows` is empty: there is no text to evaluate.")
+    shape, dtype = np.shape(windows), np.asarray(windows).dtype
+    if len(shape) != 2 or shape[1] < 2 or dtype.kind not in "iu":
+        raise ValueError(
+            "`windows` must be an int array [windows, tokens] of at least two tokens; received "
+            f"shape {shape} and dtype {dtype}."
+        )

@@ -25,7 +25,7 @@ class ScoreTotals:
 
     @classmethod
     def sum(cls, totals: Iterable["ScoreTotals"]) -> "ScoreTotals":
-        """Return the totals of several texts together.
+        """Return the sums of several texts together.
 
         Args:
             totals: at least one; all of them compared, or none.
@@ -36,8 +36,8 @@ class ScoreTotals:
         totals = list(totals)
         if len({one.reference_nats is None for one in totals}) != 1:
             raise ValueError(
-                "totals must be of at least one text, and all of them compared, or none; received "
-                f"{totals}"
+                "`totals` must be of at least one text, and all of them compared, or none; received "
+                f"{totals}."
             )
         compared = totals[0].reference_nats is not None
         return cls(
@@ -49,12 +49,12 @@ class ScoreTotals:
 
     @property
     def perplexity(self) -> float:
-        """Per token; NaN without tokens."""
+        """Perplexity per token; NaN without tokens."""
         return _exp_mean(self.nats, self.tokens)
 
     @property
     def reference_perplexity(self) -> float:
-        """That of the model compared with."""
+        """Perplexity of the model compared with."""
         return _exp_mean(self.reference_nats, self.tokens)
 
     @property
@@ -64,7 +64,7 @@ class ScoreTotals:
 
     @property
     def bits_per_byte(self) -> float:
-        """Of the whole text, comparable across tokenisers."""
+        """Bits per byte of the whole text, comparable across tokenisers."""
         return self.nats / math.log(2.0) / self.text_bytes if self.text_bytes else math.nan
 
 
@@ -104,7 +104,7 @@ class ScoredDocument:
             values = getattr(self, name)
             if values is not None and len(values) != length:
                 raise ValueError(
-                    f"{name} has {len(values)} entries for {length} token_ids; give one a token"
+                    f"`{name}` has {len(values)} entries for {length} `token_ids`; give one a token."
                 )
 
     @property
