@@ -835,8 +835,8 @@ def _short_name(corpus: str) -> str:
 
 def _absolute(corpus: str) -> str:
     """The path of a user's text from everywhere, so that a run can be resumed from everywhere."""
-    from fwl_keras.data.files import existing_path
     from fwl_keras.data.load_corpus import CORPUS_NAMES
+    from fwl_keras.data.text_files import existing_path
 
     # An empty name is not the current directory.
     path = existing_path(corpus, "corpus") if corpus not in ("", *CORPUS_NAMES) else None

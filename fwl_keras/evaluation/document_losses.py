@@ -30,19 +30,19 @@ def document_losses(
     """Return the negative log-likelihood of every token of every document.
 
     Documents are read in windows of `length` predictions, each window beginning with the last
-    token of the one before. The body starts a new context with every window, or goes on as the fast
-    weights' state does, to the document's end. Rows of a batch read documents of their own, the
-    longest first, and a row that is done takes the next with a fresh state.
+    token of the one before. The backbone starts a new context with every window, or goes on as the
+    fast weights' state does, to the document's end. Rows of a batch read documents of their own,
+    the longest first, and a row that is done takes the next with a fresh state.
 
     Args:
         lm: FWLCausalLM.
         documents_ids: token ids of each document.
-        length: predictions in a window, the context that the body was trained with.
+        length: predictions in a window, the context that the backbone was trained with.
         batch_size: documents read at once.
         eos_id: id that stands before every document; its own place is not predicted.
         pad_id: id that fills up windows; it may occur in documents.
         carry: False begins every window with a fresh state instead, for comparison.
-        carry_context: whether the body goes on from window to window too (see
+        carry_context: whether the backbone goes on from window to window too (see
             `FWLCausalLM.carry_state`).
         on_divergence: what is done where fast weights diverge, as for `FWLCausalLM.read`. A row
             stays frozen until its next document.
@@ -58,8 +58,8 @@ def document_losses(
         RuntimeWarning: once, where fast weights diverge.
 
     Raises:
-        ValueError: if a size is below 1, there is no token in the documents, or the body cannot go
-            on.
+        ValueError: if a size is below 1, there is no token in the documents, or the backbone
+            cannot go on.
 
     Example:
         >>> losses = document_losses(lm, ids, length=256, eos_id=1, pad_id=0)
@@ -88,8 +88,8 @@ def stream_losses(
 ) -> np.ndarray:
     """Return the losses of one long text read window by window, with the state carried along.
 
-    The body starts a new context with every window; the text before lives on in the fast weights'
-    state alone.
+    The backbone starts a new context with every window; the text before lives on in the fast
+    weights' state alone.
 
     Args:
         lm: FWLCausalLM.

@@ -25,8 +25,8 @@ WEIGHTS = ("all", "block")
 class DynamicEvaluation:
     """Score a piece of the text, then take a gradient step on it; and so on (Krause et al.).
 
-    Of a body's context of `context_length` tokens every piece of `length` is scored after what
-    comes before it in that context, which the body reads again with the weights as they are by
+    Of a backbone's context of `context_length` tokens every piece of `length` is scored after what
+    comes before it in that context, which the backbone reads again with the weights as they are by
     then; so a token has the same context as in plain evaluation. The steps, for a mean loss with
     gradient g of a piece:
 
@@ -42,7 +42,7 @@ class DynamicEvaluation:
         learning_rate: size of the steps, positive or 0.
         decay: pull towards the trained weights, 0 to 1.
         length: tokens between two steps.
-        context_length: tokens that the body reads at once, a multiple of `length`.
+        context_length: tokens that the backbone reads at once, a multiple of `length`.
         weights: `"all"` the trainable weights of the model, or those of the `"block"` alone, its
             step sizes and decays left out.
         per_document: whether every document begins with the trained weights; else all documents
@@ -249,7 +249,7 @@ def _loss_function(lm):
     """Make a function of a piece in its context: to its mean loss, all losses, and the state."""
 
     def function(token_ids, labels, exists, state):
-        # The body reads the context again, with its new weights; the block goes on.
+        # The backbone reads the context again, with its new weights; the block goes on.
         x = lm.body.features(token_ids, None)[:, -labels.shape[1] :]
         losses, state = lm.block(
             x, labels, state=state, x_mask=exists, return_state=True, output="loss"
