@@ -1,11 +1,9 @@
 """SentencePiece tokeniser that gives back every text exactly."""
 
-import contextlib
 import io
 import itertools
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from fwl_keras._progress import track
 from fwl_keras.data.space_sign import SPACE_SIGN, SPACE_SIGN_PIECES
+from fwl_keras.files import replace_file
 
 if TYPE_CHECKING:
     from fwl_keras.data.tf_sentencepiece_tokenizer import TFSentencePieceTokenizer
@@ -204,16 +203,7 @@ class SentencePieceTokenizer:
         Args:
             path: a file in an existing directory; replaced if it is there.
         """
-        path = Path(path)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self._proto)
-            os.replace(beside, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(beside)
-            raise
+        replace_file(path, lambda beside: beside.write_bytes(self._proto))
 
     @property
     def proto(self) -> bytes:

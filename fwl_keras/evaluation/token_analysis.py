@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fwl_keras._arguments import require_count, require_positive
+from fwl_keras.evaluation.bootstrap import bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,7 @@ def gain_by(
         )
     tokens, sums = tokens[:, kept], per_cell(gain[there])[:, kept]
     value_sums = per_cell(values[there])[:, kept]
-    # How often each document is drawn, sample by sample: [resamples, documents].
-    drawn = np.random.default_rng(seed).multinomial(
-        count_documents, np.full(count_documents, 1 / count_documents), size=resamples
-    )
-    with np.errstate(invalid="ignore"):
-        means = (drawn @ sums) / (drawn @ tokens)
-    low, high = np.nanpercentile(means, [2.5, 97.5], axis=0)
+    low, high = bootstrap_interval(sums, tokens, resamples=resamples, seed=seed)
     return {
         "from": edges[:-1][kept],
         "below": edges[1:][kept],
