@@ -1,6 +1,6 @@
 """Text: corpora, a SentencePiece tokeniser, and packing into batches.
 
-Importing this package imports no deep-learning framework.
+Importing this package imports no deep-learning framework, and no SentencePiece.
 """
 
 from fwl_keras.data.corpus import Corpus, Document, word_count

@@ -1,6 +1,7 @@
 """Losses of every token of a text: of whole documents, of a stream, of single windows."""
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from keras import ops
@@ -74,11 +75,8 @@ def document_losses(
     compiled = {} if compiled is None else compiled
     kind = "document_losses", carry, watches
     if kind not in compiled:
-        compiled[kind] = Compiled(lm, _reader(lm, carry, watches))
-    sizes = map(len, documents_ids)
-    losses = _read(
-        compiled[kind], batches, sizes, state, watch if watches else None, progress=progress
-    )
+        compiled[kind] = _compiled(lm, carry=carry, watches=watches)
+    losses = _read(compiled[kind], batches, map(len, documents_ids), state, watch, progress)
     watch.report()
     return losses
 
@@ -114,8 +112,8 @@ def stream_losses(
     # One document, with the first token for the mark before it.
     first, tokens = windows[0, 0], windows[:, 1:].ravel()
     batches = DocumentPass([tokens], windows.shape[1] - 1, 1, eos_id=first, pad_id=first)
-    run = Compiled(lm, _reader(lm, carry=True, watches=False))
-    (losses,) = _read(run, batches, [tokens.size], lm.block.initial_state(1), progress=progress)
+    run, state = _compiled(lm, carry=True, watches=False), lm.block.initial_state(1)
+    (losses,) = _read(run, batches, [tokens.size], state, Watch("ignore"), progress)
     return losses.reshape(len(windows), -1)
 
 
@@ -182,30 +180,25 @@ def infinite_where_not_finite(losses: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(losses), losses, np.inf).astype(losses.dtype)
 
 
-def _reader(lm, carry: bool, watches: bool) -> Callable:
-    """Make a function from a batch, rows and the state before it to losses, rows and the state.
+def _compiled(lm, **settings: bool) -> Compiled:
+    return Compiled(lm, functools.partial(_read_batch, lm, **settings))
 
-    The rows are those that are frozen, and those that diverged (or, unless `watches`, the same).
+
+def _read_batch(lm, inputs, labels, frozen, state, *, carry: bool, watches: bool):
+    """Return losses [B, T], the rows [B] that diverged, and the state; those frozen take no steps.
+
+    Without `watches` the rows are those given, without `carry` the state is.
     """
-
-    def read(inputs, labels, frozen, state):
-        # The mask marks the positions that have a label, the window's last one among them.
-        weights = ops.cast(inputs["padding_mask"], "float32")
-        arguments = {"labels": labels, "weights": weights, "training": False}
-        if not carry:
-            return lm(inputs, output="loss", **arguments)["loss"], frozen, state
-        if watches:
-            arguments["weights"] = ops.where(frozen[:, None], 0.0, weights)
-        found, state = lm(
-            inputs,
-            state=state,
-            return_state=True,
-            output="watched" if watches else "loss",
-            **arguments,
-        )
-        return found["loss"], found["diverged"] if watches else frozen, state
-
-    return read
+    # The mask marks the positions that have a label, the window's last one among them.
+    weights = ops.cast(inputs["padding_mask"], "float32")
+    if watches:
+        weights = ops.where(frozen[:, None], 0.0, weights)
+    arguments = {"labels": labels, "weights": weights, "training": False}
+    if not carry:
+        return lm(inputs, output="loss", **arguments)["loss"], frozen, state
+    output = "watched" if watches else "loss"
+    found, state = lm(inputs, state=state, return_state=True, output=output, **arguments)
+    return found["loss"], found["diverged"] if watches else frozen, state
 
 
 def _read(
@@ -213,13 +206,12 @@ def _read(
     batches: DocumentPass,
     sizes: Iterable[int],
     state: dict,
-    watch: Watch | None = None,
-    *,
+    watch: Watch,
     progress: bool,
 ) -> list[np.ndarray]:
     """Go over documents of such sizes window by window, the state going on from each to the next.
 
-    Nothing is done about rows that diverge without a `watch`, nor carried in an empty state.
+    An empty state carries nothing.
     """
     losses = [np.zeros(size, np.float32) for size in sizes]
     frozen = np.zeros(batches.documents.shape[1], bool)
@@ -233,9 +225,7 @@ def _read(
         found, diverged, after = run(
             tensors, ops.convert_to_tensor(labels), ops.convert_to_tensor(frozen), state
         )
-        if watch is not None:
-            after, frozen = watch.after(diverged, after, state, frozen)
-        state = after
+        state, frozen = watch.after(diverged, after, state, frozen)
         batches.scatter(step, ops.convert_to_numpy(found), losses)
     return [infinite_where_not_finite(one) for one in losses]
 
