@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from weight_gradients import value_and_weight_gradients
+from gradients import value_and_weight_gradients
 
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.data import DocumentBatches

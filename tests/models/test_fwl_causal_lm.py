@@ -5,7 +5,7 @@ import keras_hub
 import numpy as np
 import pytest
 from keras import ops
-from weight_gradients import value_and_weight_gradients
+from gradients import value_and_weight_gradients
 
 from fwl_keras import FWLBlock, FWLCausalLM, next_token_targets
 
