@@ -50,12 +50,12 @@ class ScoreTotals:
     @property
     def perplexity(self) -> float:
         """Per token; NaN without tokens."""
-        return _exp_mean(self.nats, self.tokens)
+        return perplexity_of(self.nats, self.tokens)
 
     @property
     def reference_perplexity(self) -> float:
         """That of the model compared with."""
-        return _exp_mean(self.reference_nats, self.tokens)
+        return perplexity_of(self.reference_nats, self.tokens)
 
     @property
     def gain(self) -> float:
@@ -68,7 +68,13 @@ class ScoreTotals:
         return self.nats / math.log(2.0) / self.text_bytes if self.text_bytes else math.nan
 
 
-def _exp_mean(nats: float, tokens: int) -> float:
+def perplexity_of(nats: float, tokens: int = 1) -> float:
+    """Return exp(nats / tokens); infinite where no float holds it, NaN without tokens.
+
+    Args:
+        nats: negative log-likelihood of all tokens.
+        tokens: their number, or that of the words, or 1 for a mean.
+    """
     try:
         return math.exp(nats / tokens) if tokens else math.nan
     except OverflowError:
