@@ -59,7 +59,7 @@ def test_the_choices_of_the_command_are_those_of_the_package(invoke, command, op
         (("train", "python-stdlib", "--to", "{tmp}"), "not empty"),
         (("train", "--resume", "{tmp}"), "is not a run"),
         (("train", "--resume", "{tmp}", "--steps", "3"), "leave out `--steps`."),
-        (("train", "--resume", "{tmp}", "--debug", "--no-jit", "x"), "leave out `CORPUS`, `--jit`."),
+        (("train", "--resume", "{tmp}", "--no-jit", "x", "--debug"), "out `CORPUS`, `--jit`."),
         (("train", "python-stdlib", "--resume", "{tmp}"), "leave out `CORPUS`"),
         (("train", "--resume", "{tmp}", "--carry-state"), "leave out `--carry-state`"),
         (("train", "--resume", "{tmp}", "--one-segment"), "leave out `--one-segment`"),
