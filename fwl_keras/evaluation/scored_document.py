@@ -45,12 +45,12 @@ class ScoreTotals:
     @property
     def perplexity(self) -> float:
         """Perplexity per token; NaN without tokens."""
-        return _exp_mean(self.nats, self.tokens)
+        return perplexity_of(self.nats, self.tokens)
 
     @property
     def reference_perplexity(self) -> float:
         """Perplexity of the model compared with."""
-        return _exp_mean(self.reference_nats, self.tokens)
+        return perplexity_of(self.reference_nats, self.tokens)
 
     @property
     def gain(self) -> float:
@@ -61,6 +61,19 @@ class ScoreTotals:
     def bits_per_byte(self) -> float:
         """Bits per byte of the whole text, comparable across tokenisers."""
         return self.nats / math.log(2.0) / self.text_bytes if self.text_bytes else math.nan
+
+
+def perplexity_of(nats: float, tokens: int = 1) -> float:
+    """Return exp(nats / tokens); infinite where no float holds it, NaN without tokens.
+
+    Args:
+        nats: negative log-likelihood of all tokens.
+        tokens: their number, or that of the words, or 1 for a mean.
+    """
+    try:
+        return math.exp(nats / tokens) if tokens else math.nan
+    except OverflowError:
+        return math.inf
 
 
 @dataclass(frozen=True)
@@ -110,13 +123,6 @@ class ScoredDocument:
             nats=_nats(self.log_probabilities),
             reference_nats=None if self.reference is None else _nats(self.reference),
         )
-
-
-def _exp_mean(nats: float, tokens: int) -> float:
-    try:
-        return math.exp(nats / tokens) if tokens else math.nan
-    except OverflowError:
-        return math.inf
 
 
 def _nats(log_probabilities: np.ndarray) -> float:
