@@ -5,11 +5,14 @@ import numpy as np
 from keras import ops
 
 from fwl_keras._arguments import require_bools, require_count, require_int
-from fwl_keras.inference.bodies import context_length_of, vocabulary_size_of
+from fwl_keras.backend.compiled import CompiledFunctions
+from fwl_keras.backend.dispatch import module_of_backend
+from fwl_keras.inference.bodies import context_length_of, find_body, vocabulary_size_of
 from fwl_keras.inference.divergence import warn_of_lost_tokens
 from fwl_keras.inference.padding import pad_token_id_of
+from fwl_keras.inference.samplers import CustomSampling
 from fwl_keras.inference.state import join_context, split_context
-from fwl_keras.inference.writing import Generating
+from fwl_keras.inference.writing import Writer
 from fwl_keras.layers.fwl_block import DEFAULT_CHUNK_LENGTH, FWLBlock
 from fwl_keras.models.carried_state import CarriedState
 from fwl_keras.models.directions import set_directions
@@ -21,7 +24,7 @@ from fwl_keras.saving import check_config
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
-class FWLCausalLM(Generating, keras.Model):
+class FWLCausalLM(Writer, keras.Model):
     """Any Keras body that maps token ids to features, with a fast weight block on top.
 
     Trains with `fit` on batches of token ids alone: labels are the ids shifted by one, and the
@@ -107,8 +110,8 @@ class FWLCausalLM(Generating, keras.Model):
             )
         self.context_length = context_length
         self.sampler = None
-        self._body = None
-        self._functions = {}
+        self.body = find_body(backbone)
+        self.functions = CompiledFunctions(self)
         self._trainable_at_compile = frozenset()
         self.carried_state = None
         self.perplexity_tracker = Perplexity()
@@ -629,10 +632,10 @@ class FWLCausalLM(Generating, keras.Model):
         )
 
     def train_step(self, *args, **kwargs):
-        return _steps().train_step(self, *args, **kwargs)
+        return module_of_backend("steps").train_step(self, *args, **kwargs)
 
     def test_step(self, *args, **kwargs):
-        return _steps().test_step(self, *args, **kwargs)
+        return module_of_backend("steps").test_step(self, *args, **kwargs)
 
     def compile(self, optimizer="adam", *, sampler="top_k", **kwargs) -> None:
         """Prepare the model for `fit`; the loss is its own.
@@ -654,6 +657,8 @@ class FWLCausalLM(Generating, keras.Model):
                 )
         super().compile(optimizer=optimizer, **kwargs)
         self.sampler = sampler
+        # What a sampler of the user's own does is compiled in.
+        self.functions.forget(CustomSampling)
         # Ids: Keras would take the variables themselves for the model's own.
         self._trainable_at_compile = frozenset(map(id, self.trainable_variables))
 
@@ -758,12 +763,3 @@ def _find_layer(backbone, name):
         f"The block is tied to an embedding called {name!r}, which is not a layer of the backbone "
         f"{backbone.name!r}."
     )
-
-
-def _steps():
-    """The module with this backend's training and test step."""
-    if keras.backend.backend() == "jax":
-        from fwl_keras.backend import jax_steps as steps
-    else:
-        from fwl_keras.backend import tensorflow_steps as steps
-    return steps
