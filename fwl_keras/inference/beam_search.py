@@ -33,8 +33,8 @@ def beam_search(
         Rows of token ids, and the state after their last tokens.
 
     Raises:
-        ValueError: if a prompt is empty, a row goes beyond the backbone's context, or the logits after
-            a prompt are not finite.
+        ValueError: if a prompt is empty, a row goes beyond the backbone's context, or the logits
+            after a prompt are not finite.
     """
     watches = [Watch(settings.watch.on_divergence) for _ in prompts]
     rows, states = [], []

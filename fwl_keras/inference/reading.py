@@ -87,8 +87,8 @@ class Reader:
                 length = self.context_length
             if length is None and self.body.rows_together:
                 raise ValueError(
-                    "`context_length` must be given, the tokens that the backbone's cache holds: the "
-                    "model has none of its own."
+                    "`context_length` must be given, the tokens that the backbone's cache holds: "
+                    "the model has none of its own."
                 )
             context = self.body.initial_context(batch_size, length)
         features = ops.zeros((batch_size, self.block.expand.kernel.shape[0]), "float32")

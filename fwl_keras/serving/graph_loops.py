@@ -69,7 +69,7 @@ def write_rows(
     window: int,
     *,
     new_tokens: tf.Tensor,
-    sampling: Sampling,
+    draw: Sampling,
     seeds: tf.Tensor,
     active: tf.Tensor,
     stop_token_ids: tuple[int, ...],
@@ -82,7 +82,7 @@ def write_rows(
         state: the model's state, without a context.
         window: tokens that the body reads at once.
         new_tokens: int32 tensor [B], tokens to write at most.
-        sampling: how tokens are drawn, tensors [B].
+        draw: how tokens are drawn, tensors [B].
         seeds: uint32 tensor [B, 2].
         active: bool tensor [B], rows that write.
         stop_token_ids: ids that end a row.
@@ -130,7 +130,7 @@ def write_rows(
         tf.zeros_like(rest),
         tf.logical_not(active),
         prompt.state,
-        sampling=sampling,
+        sampling=draw,
         stop_token_ids=stop_token_ids,
         adapt=lm.block.use_fast_weights,
         window=window,
