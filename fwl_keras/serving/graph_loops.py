@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from fwl_keras.inference.reading import Advanced, advance
+from fwl_keras.inference.reading_loop import WindowRead, read_window
 from fwl_keras.inference.samplers import Sampling
 from fwl_keras.inference.state import join_state, split_state
 from fwl_keras.inference.writing_loop import write_tokens
@@ -26,7 +26,9 @@ class WrittenRows(NamedTuple):
     state: dict
 
 
-def read_rows(lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "adapt") -> Advanced:
+def read_rows(
+    lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "adapt"
+) -> WindowRead:
     """Read texts in windows of the body's context.
 
     Args:
@@ -34,10 +36,10 @@ def read_rows(lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "a
         ids: int32 [B, (T)].
         state: the model's state, without a context.
         window: tokens that the body reads at once.
-        mode: as for `advance`.
+        mode: as for `read_window`.
 
     Returns:
-        What was read, as of one `advance` over the whole texts.
+        What was read, as of one `read_window` over the whole texts.
     """
     tokens, lengths = ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
     # At least one place, so that a batch of refused rows is a batch like any other.
@@ -45,9 +47,9 @@ def read_rows(lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "a
     batch, total = tf.unstack(tf.shape(tokens))
     there = tf.sequence_mask(lengths, total)
 
-    def read_window(start, losses, scored, diverged, state):
+    def read_next(start, losses, scored, diverged, state):
         stop = tf.minimum(start + window, total)
-        found = advance(lm, tokens[:, start:stop], there[:, start:stop], state, mode=mode)
+        found = read_window(lm, tokens[:, start:stop], there[:, start:stop], state, mode=mode)
         around = [[0, 0], [start, total - stop]]
         losses = losses + tf.pad(found.losses, around)
         scored = tf.logical_or(scored, tf.pad(found.scored, around))
@@ -56,11 +58,11 @@ def read_rows(lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "a
     nothing = tf.zeros([batch, total], tf.bool)
     _, *result = tf.while_loop(
         lambda start, *_: start < total,
-        read_window,
+        read_next,
         (0, tf.zeros([batch, total]), nothing, nothing[:, 0], state),
         shape_invariants=_any_batch((0, *[tf.zeros([1, 1])] * 2, tf.zeros([1]), state)),
     )
-    return Advanced(*result)
+    return WindowRead(*result)
 
 
 def write_rows(
@@ -112,7 +114,7 @@ def write_rows(
     if lm.body.keeps_context:
         context = lm.body.initial_context(tf.shape(rest)[0], window)
     state = join_state(block_state, pending, valid, context)
-    prompt = advance(lm, tokens[:, :width], tf.sequence_mask(rest, width), state)
+    prompt = read_window(lm, tokens[:, :width], tf.sequence_mask(rest, width), state)
 
     limits = rest + new_tokens
     places = {
@@ -123,7 +125,7 @@ def write_rows(
         "lengths": rest,
         "limits": limits,
     }
-    tokens, written, _, finite, state = write_tokens(
+    tokens, written, _, finite, state, _ = write_tokens(
         lm,
         places,
         seeds,
@@ -131,7 +133,7 @@ def write_rows(
         tf.zeros_like(rest),
         tf.logical_not(active),
         prompt.state,
-        draw=draw,
+        sampling=draw,
         stop_token_ids=stop_token_ids,
         adapt=lm.block.use_fast_weights,
         window=window,

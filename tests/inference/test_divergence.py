@@ -195,9 +195,9 @@ def test_the_context_length_is_taken_from_wherever_it_is_known():
 
 
 def test_a_text_of_any_length_is_not_read_at_once_without_a_word(monkeypatch):
-    from fwl_keras.inference import reading
+    from fwl_keras.inference import reading_loop
 
-    monkeypatch.setattr(reading, "_LONG", 20)
+    monkeypatch.setattr(reading_loop, "_LONG", 20)
     lm = language_model("plain", initial_step_size=1e-3)
     lm.compile("sgd", run_eagerly=keras.backend.backend() == "tensorflow")
     with pytest.warns(RuntimeWarning, match=r"21 tokens at once.*context_length"):
