@@ -30,6 +30,7 @@ def test_the_quickstart_from_beginning_to_end(corpus, tmp_path):
             "fwl_keras.runs.quickstart.gain_by_position",
             lambda *arguments: gain_by_position(*arguments, min_documents=1),
         )
+        patch.setattr("fwl_keras.runs.quickstart._MAX_WINDOWS", 3)
         result = quickstart(path, config, console, minutes=6)
         output = console.export_text()
         for word in ("parameters", "perplexity per token", "tokens/s", "step sizes", "minutes"):
