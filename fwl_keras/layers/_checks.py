@@ -6,19 +6,6 @@ from keras import ops
 
 from fwl_keras.ops.targets import IGNORE
 
-BACKENDS = ("tensorflow", "jax")
-
-
-def require_backend() -> None:
-    """Raise a ValueError on a backend that fast weights do not run on."""
-    backend = keras.backend.backend()
-    if backend not in BACKENDS:
-        raise ValueError(
-            f"fwl_keras runs on the backends {' and '.join(BACKENDS)}; Keras uses {backend!r}. Set "
-            'the environment variable KERAS_BACKEND, or "backend" in ~/.keras/keras.json, to one '
-            "of them before Keras is imported."
-        )
-
 
 def concrete(x):
     """Return `x` as a NumPy array where its values are known now, None inside a traced function."""

@@ -7,13 +7,13 @@ import keras
 from keras import ops
 
 from fwl_keras._arguments import require_bools, require_count
+from fwl_keras.backend.dispatch import require_backend
 from fwl_keras.layers._checks import (
     check_features,
     check_matches,
     check_state,
     clean_targets,
     integer_labels,
-    require_backend,
 )
 from fwl_keras.layers.fast_dense import FastDense
 from fwl_keras.layers.fast_layer import require_decays, require_step_sizes
