@@ -89,6 +89,7 @@ def _measure_apart(workspace, row, settings):
             "text": str(arrays),
             "method": row.method,
             "settings": settings,
+            "seconds": _SECONDS,
         }
         file = Path(directory) / "request.json"
         file.write_text(json.dumps(request), "utf-8")
@@ -134,7 +135,7 @@ def _measure(request: dict) -> dict:
 
     read_plain()
     seconds = {"row": [], "plain": []}
-    while len(seconds["row"]) < _ROUNDS or sum(map(sum, seconds.values())) < _SECONDS:
+    while len(seconds["row"]) < _ROUNDS or sum(map(sum, seconds.values())) < request["seconds"]:
         for name, function in (("row", read), ("plain", read_plain)):
             start = time.perf_counter()
             function()
