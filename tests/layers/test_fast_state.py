@@ -165,7 +165,7 @@ def test_a_further_kind_of_state_is_carried_by_a_model():
     )
     lm.compile("sgd")
     lm.carry_state(2)
-    lm.fit(batches, verbose=0)
+    lm.fit(batches.for_fit(), verbose=0, steps_per_epoch=4, shuffle=False)
     assert np.any(lm.carried_state.values["momentum_expand_kernel"])
 
 
