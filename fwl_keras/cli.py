@@ -20,7 +20,7 @@ from fwl_keras.data.load_corpus import CORPUS_NAMES
 from fwl_keras.data.text_files import existing_path
 from fwl_keras.inference.divergence_policies import POLICIES
 from fwl_keras.runs.config import BODIES, DTYPES, PRESETS, SPLITS, RunConfig
-from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.directory import RunDirectory, check_new_run
 from fwl_keras.runs.samplers import SAMPLERS, make_sampler
 from fwl_keras.runs.terminal import fail, quiet_frameworks, reported, say
 from fwl_keras.serving import options as serving
@@ -91,7 +91,7 @@ def quickstart(
         with quiet_frameworks():
             from fwl_keras.runs.quickstart import quickstart as run_quickstart
         if resume is None:
-            _check_new(directory)
+            check_new_run(directory)
         config = RunConfig.from_preset("quickstart", steps=steps, seed=seed)
         run_quickstart(directory, config, console, minutes=minutes)
 
@@ -216,7 +216,7 @@ def train(
         directory = to or _default_directory(name)
     with reported(console, debug, f"fwl-keras train --resume {directory}", directory):
         if resume is None:
-            _check_new(directory)
+            check_new_run(directory)
         with quiet_frameworks():
             from fwl_keras.runs.train import resume_run, start_run
         if resume is not None:
@@ -498,13 +498,6 @@ def _given(context: typer.Context, but: tuple[str, ...]) -> list[str]:
         for one in context.command.params
         if one.name not in but and context.get_parameter_source(one.name).name == "COMMANDLINE"
     ]
-
-
-def _check_new(directory: Path) -> None:
-    """Fail before anything slow is imported."""
-    from fwl_keras.runs.directory import check_new_run
-
-    check_new_run(directory)
 
 
 def _check_writable(file: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_corpus_of_signs_is_prepared_and_found_unchanged(tmp_path):
     ("words", "message"),
     [
         (("train", ""), "`name_or_path`='' is neither"),
-        (("train", "~no_such_user_at_all/book.txt"), "corpus='~no_such_user_at_all/book.txt'"),
+        (("train", "~no_such_user_at_all/book.txt"), "`corpus`='~no_such_user_at_all/book.txt'"),
         (("train", "loop.txt"), "`corpus`='loop.txt' cannot be read"),
         (("train", "x" * 4000), "too long"),
         (("evaluate", "run", "--corpus", ""), "`name_or_path`='' is neither"),

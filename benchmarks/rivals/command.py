@@ -14,11 +14,10 @@ from fwl_keras.cli import (
     Debug,
     Preset,
     TextField,
-    _absolute,
-    _quiet_frameworks,
-    _reported,
-    _short_name,
+    absolute_corpus,
+    short_name,
 )
+from fwl_keras.runs.terminal import quiet_frameworks, reported
 
 COMMAND = "python -m benchmarks.rivals"
 
@@ -41,7 +40,7 @@ def rivals(
         ),
     ],
     text_field: TextField = None,
-    preset: Annotated[Preset, typer.Option(help="Size of models and training.")] = Preset.small,
+    preset: Annotated[Preset, typer.Option(help="Size of models and training.")] = "small",
     to: Annotated[
         Path | None,
         typer.Option(help="Directory of models and figures. Default: runs/CORPUS-PRESET."),
@@ -76,14 +75,14 @@ def rivals(
     goes on where it was interrupted, and --row fills the table bit by bit.
     """
     console = Console()
-    directory = to or Path("runs") / f"{_short_name(corpus)}-{preset.value}"
-    with _reported(console, debug, "the same command", directory):
-        with _quiet_frameworks():
+    directory = to or Path("runs") / f"{short_name(corpus)}-{preset}"
+    with reported(console, debug, "the same command", directory):
+        with quiet_frameworks():
             from benchmarks.rivals.run import run_benchmark
         from fwl_keras.runs.config import RunConfig
 
         config = RunConfig.from_preset(
-            preset.value, corpus=_absolute(corpus), text_field=text_field, steps=steps
+            preset, corpus=absolute_corpus(corpus), text_field=text_field, steps=steps
         )
         console.print(f"The benchmark is in {directory}.", soft_wrap=True)
         run_benchmark(
@@ -94,7 +93,7 @@ def rivals(
             rows=rows or (),
             costs=costs,
             results=results,
-            command=f"{COMMAND} {_short_name(corpus)} --preset {preset.value}"
+            command=f"{COMMAND} {short_name(corpus)} --preset {preset}"
             + ("" if text_field is None else f" --text-field {text_field}"),
         )
 

@@ -50,7 +50,7 @@ def test_records_field(invoke, tmp_path, monkeypatch):
     words = ("a.jsonl", "--preset", "tiny", "--to", "new")
     result = invoke(*words)
     assert result.exit_code == 2
-    assert "a.jsonl, line 1: text_field='text' is not a field" in result.stderr
+    assert "a.jsonl, line 1: `text_field`='text' is not a field" in result.stderr
     assert "['body']" in result.stderr and "--text-field" in result.stderr
     assert result.stderr.count("\n") == 1
     result = invoke(*words, "--text-field", "body")
