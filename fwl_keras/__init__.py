@@ -6,7 +6,7 @@ import sys
 from pathlib import PurePath
 from types import ModuleType
 
-__version__ = "0.1.0"
+from fwl_keras._version import __version__ as __version__
 
 # The command imports what it needs when it needs it: its help must not wait for TensorFlow. For
 # everybody else importing the package registers its classes, so that Keras can load saved models.

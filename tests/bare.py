@@ -76,7 +76,7 @@ def main(directory):
         assert "'jax'" in str(error) and "KERAS_BACKEND=tensorflow" in str(error)
     else:
         raise AssertionError("there is no TensorFlow to export with")
-    for part in ("cli", "runs.quickstart", "runs.score", "runs.write", "serving.client"):
+    for part in ("cli", "runs.quickstart", "runs.score", "runs.generate", "serving.client"):
         importlib.import_module(f"fwl_keras.{part}")
     assert not any(name.partition(".")[0] in MISSING for name in sys.modules)
 

@@ -26,7 +26,7 @@ def module_of_backend(part: str) -> ModuleType:
     backend = keras.backend.backend()
     if backend not in BACKENDS:
         raise ValueError(
-            f"A language model with fast weights needs one of the backends {', '.join(BACKENDS)}; "
-            f"Keras uses {backend!r}. Set KERAS_BACKEND."
+            f"Language models with fast weights run on {' and '.join(BACKENDS)}; the Keras backend "
+            f"is {backend!r}. Set KERAS_BACKEND."
         )
     return importlib.import_module(f"fwl_keras.backend.{backend}_{part}")

@@ -12,10 +12,10 @@ class ScoreTotals:
     """The sums of one scored text or several.
 
     Attributes:
-        tokens: Predicted tokens.
-        text_bytes: Bytes of the text in UTF-8.
-        nats: Negative log-likelihood of the tokens.
-        reference_nats: The same of the model compared with, or None.
+        tokens: predicted tokens.
+        text_bytes: bytes of the text in UTF-8.
+        nats: negative log-likelihood of the tokens.
+        reference_nats: the same of the model compared with, or None.
     """
 
     tokens: int
@@ -25,13 +25,13 @@ class ScoreTotals:
 
     @classmethod
     def sum(cls, totals: Iterable["ScoreTotals"]) -> "ScoreTotals":
-        """Returns the totals of several texts together.
+        """Return the totals of several texts together.
 
         Args:
-            totals: At least one; all of them compared, or none.
+            totals: at least one; all of them compared, or none.
 
         Raises:
-            ValueError: There are none, or some are compared and some are not.
+            ValueError: if there are none, or some are compared and some are not.
         """
         totals = list(totals)
         if len({one.reference_nats is None for one in totals}) != 1:
@@ -80,16 +80,16 @@ class ScoredDocument:
     """What a model made of one text, and maybe what another made of it.
 
     Attributes:
-        name: The document's name.
+        name: the document's name.
         token_ids: int [T].
         token_bytes: T byte strings, which joined are the text in UTF-8; one of them may be a part
             of a character only.
         log_probabilities: float [T] in nats; NaN where a token was not predicted, minus infinity
             where the model gave it no finite one.
-        reference: The same of the model to compare with, or None.
+        reference: the same of the model to compare with, or None.
 
     Raises:
-        ValueError: The lengths differ.
+        ValueError: if the lengths differ.
     """
 
     name: str
@@ -114,7 +114,7 @@ class ScoredDocument:
             return self.log_probabilities - self.reference
 
     def totals(self) -> ScoreTotals:
-        """Returns the text's sums."""
+        """Return the text's sums."""
         return ScoreTotals(
             tokens=int((~np.isnan(self.log_probabilities)).sum()),
             text_bytes=sum(map(len, self.token_bytes)),

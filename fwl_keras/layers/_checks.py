@@ -140,15 +140,21 @@ def clean_targets(labels, weights, exists, vocab_size: int):
 
 
 def check_state(state, spec: dict, segment_length) -> None:
-    """Raise a ValueError unless `state` has the names and shapes of `spec`, and a sane position."""
+    """Raise a ValueError unless `state` has the names and shapes of `spec`, and a sane position.
+
+    Args:
+        state: what was given.
+        spec: dict of tensors as `FastState.spec` returns it.
+        segment_length: tokens a segment, or None.
+    """
     if not isinstance(state, dict) or set(state) != set(spec):
         received = sorted(state) if isinstance(state, dict) else type(state).__name__
         raise ValueError(
             f"`state` must be a dict with the keys {sorted(spec)} (see initial_state); received "
             f"{received}."
         )
-    for name, shape in spec.items():
-        received = tuple(state[name].shape)
+    for name, expected in spec.items():
+        shape, received = tuple(expected.shape), tuple(state[name].shape)
         fits = len(received) == len(shape) and all(
             a is None or b is None or a == b for a, b in zip(received, shape, strict=True)
         )

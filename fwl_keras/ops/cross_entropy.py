@@ -210,7 +210,7 @@ def _logits(features, kernel, bias, soft_cap):
     return logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)
 
 
-def _slope(logits, soft_cap):
+def _slope(logits, soft_cap) -> Tensor:
     """Slope of the cap where it has brought about these logits, or None for 1."""
     return None if soft_cap is None else 1.0 - ops.square(logits / soft_cap)
 

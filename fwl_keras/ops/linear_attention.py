@@ -47,8 +47,7 @@ def linear_attention(
     _check(query, key, value, initial_state)
     require_length("chunk_length", chunk_length)
     if query.shape[1] == 1:
-        first = [x[:, 0] for x in (query, key, value)]
-        output, state = linear_attention_step(*first, initial_state)
+        output, state = linear_attention_step(query[:, 0], key[:, 0], value[:, 0], initial_state)
         return output[:, None], state
     return linear_attention_chunked(query, key, value, initial_state, chunk_length)
 

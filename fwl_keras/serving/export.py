@@ -2,20 +2,21 @@
 
 import datetime
 import json
-import os
 import shlex
-import shutil
-import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import tensorflow as tf
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-import fwl_keras
+from fwl_keras._version import __version__
+from fwl_keras.files import new_directory
 from fwl_keras.serving.options import ServingOptions
 from fwl_keras.serving.signatures import Signature, Signatures
 from fwl_keras.serving.warmup import sample_requests, write_requests
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 DEFAULT = "score"
 ABOUT = "fwl_keras.json"
@@ -52,12 +53,10 @@ def export_model(
     """
     options = options or ServingOptions()
     path = check_version_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name that is no number, in the same file system: a server that polls sees nothing of it.
-    beside = Path(tempfile.mkdtemp(prefix=f".writing-{path.name}-", dir=path.parent))
-    try:
+    # Meanwhile its name is no number: a server that polls sees nothing of it.
+    with new_directory(path) as beside:
+        signatures = Signatures(lm, options)
         with _progress(progress) as bar:
-            signatures = Signatures(lm, options)
             graphs = _write_saved_model(lm, signatures, options, beside, bar)
         _write_json(beside / "signatures.json", _describe(signatures.all(), graphs))
         requests = sample_requests(lm, signatures.all())
@@ -65,19 +64,12 @@ def export_model(
         warm = write_requests(beside, requests, path.absolute().parent.name)
         about = {**(about or {}), "warmup_requests": len(requests) if warm else 0}
         _write_json(beside / ABOUT, _about(lm, options, beside, about))
-        beside.chmod(0o755)
-        _sync(beside)
-        os.rename(beside, path)
-        _sync_directory(path.parent)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     return path
 
 
 def _describe(signatures: dict[str, Signature], graphs: dict) -> dict:
-    """Names, dtypes and shapes of all inputs and outputs, -1 for any number."""
-    described = {"serving_default": {"same_as": DEFAULT}}
+    """Return names, dtypes and shapes of all inputs and outputs, -1 for any number."""
+    described: dict[str, dict] = {"serving_default": {"same_as": DEFAULT}}
     for name, signature in signatures.items():
         outputs = graphs[name].get_concrete_function().structured_outputs
         described[name] = {
@@ -94,7 +86,7 @@ def _describe_tensor(tensor) -> dict:
 
 
 def serve_command(path: str | Path) -> str:
-    """The command that serves a version directory on this machine, REST on port 8501."""
+    """Return the command that serves a version directory on this machine, REST on port 8501."""
     model = Path(path).absolute().parent
     volume = shlex.quote(f"{model}:/models/{model.name}:ro")
     name = shlex.quote(f"MODEL_NAME={model.name}")
@@ -102,10 +94,13 @@ def serve_command(path: str | Path) -> str:
 
 
 def check_version_path(path: str | Path) -> Path:
-    """The path of a version that can be written.
+    """Return the path of a version if it can be written.
+
+    Args:
+        path: the version directory.
 
     Raises:
-        ValueError: as `export_model`, for its path and backend.
+        ValueError: if `export_model` would refuse the path or the backend.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -126,7 +121,9 @@ def check_version_path(path: str | Path) -> Path:
     return path
 
 
-def _progress(shown) -> Progress:
+def _progress(shown) -> "Progress":
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, transient=True, disable=not shown)
 
@@ -159,21 +156,18 @@ class _StoredWeights(tf.Module):
 
     def __init__(self, lm):
         super().__init__()
-        self._variables = lm.variables
+        self._floats = [v for v in lm.variables if keras.backend.is_float_dtype(v.dtype)]
         self.halves = [
-            tf.Variable(tf.cast(v.value, tf.bfloat16), trainable=False)
-            for v in self._variables
-            if keras.backend.is_float_dtype(v.dtype)
+            tf.Variable(tf.cast(v.value, tf.bfloat16), trainable=False) for v in self._floats
         ]
 
     def using(self, function):
-        """The function, computed with the stored weights."""
-        floats = [v for v in self._variables if keras.backend.is_float_dtype(v.dtype)]
+        """Return the function, computed with the stored weights."""
 
         def wrapped(inputs):
             values = [
                 (variable, tf.cast(half, variable.dtype))
-                for variable, half in zip(floats, self.halves, strict=True)
+                for variable, half in zip(self._floats, self.halves, strict=True)
             ]
             with keras.StatelessScope(state_mapping=values):
                 return function(inputs)
@@ -190,7 +184,7 @@ def _about(lm, options, path, about) -> dict:
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
-            "fwl_keras": fwl_keras.__version__,
+            "fwl_keras": __version__,
             "keras": keras.__version__,
             "tensorflow": tf.__version__,
         },
@@ -212,21 +206,3 @@ def _about(lm, options, path, about) -> dict:
 
 def _write_json(path, value) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-
-
-def _sync(directory) -> None:
-    """Wait until all of a directory is on disk."""
-    for path in (*directory.rglob("*"), directory):
-        if path.is_dir():
-            _sync_directory(path)
-        else:
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-
-
-def _sync_directory(path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""Reading and writing in one graph, whatever the texts' lengths."""
+"""Loops in a graph that read texts and write on from them, whatever their lengths."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from fwl_keras.inference.state import join_state, split_state
 from fwl_keras.inference.writing_loop import write_tokens
 
 
-class Written(NamedTuple):
+class WrittenRows(NamedTuple):
     """What `write_rows` has done.
 
     Attributes:
@@ -37,6 +37,9 @@ def read_rows(
         state: the model's state, without a context.
         window: tokens that the body reads at once.
         mode: as for `read_window`.
+
+    Returns:
+        What was read, as of one `read_window` over the whole texts.
     """
     tokens, lengths = ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
     # At least one place, so that a batch of refused rows is a batch like any other.
@@ -73,8 +76,8 @@ def write_rows(
     seeds: tf.Tensor,
     active: tf.Tensor,
     stop_token_ids: tuple[int, ...],
-) -> Written:
-    """Read prompts and write on, every row by itself.
+) -> WrittenRows:
+    """Read prompts and write on from them, every row by itself.
 
     Args:
         lm: FWLCausalLM.
@@ -138,18 +141,18 @@ def write_rows(
     there = _between(rest, rest + written, longest)
     text = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(tokens, there), written)
     diverged = tf.logical_or(diverged, prompt.diverged)
-    return Written(text, diverged, finite, join_state(*split_state(state)[:3], {}))
+    return WrittenRows(text, diverged, finite, join_state(*split_state(state)[:3], {}))
 
 
 def _between(start, stop, width):
-    """Bool tensor [B, width], places from start to stop of each row."""
+    """Return a bool tensor [B, width], places from start to stop of each row."""
     return tf.logical_and(
         tf.sequence_mask(stop, width), tf.logical_not(tf.sequence_mask(start, width))
     )
 
 
 def _any_batch(structure):
-    """Shapes of loop variables whose rows and columns may be any number."""
+    """Return the shapes of loop variables whose rows and columns may be any number."""
     return tf.nest.map_structure(
         lambda t: (
             tf.TensorShape([None] * min(2, len(t.shape)) + list(t.shape[2:]))

@@ -8,7 +8,6 @@ import pytest
 from lm_helpers import WIDTH, V, language_model, random_ids
 
 from fwl_keras import FWLBlock, FWLCausalLM
-from fwl_keras.inference.divergence import POLICIES
 from fwl_keras.ops.divergence import diverged_rows, looked_at
 
 WINDOW = 64
@@ -52,12 +51,6 @@ def test_what_is_judged_by_hand():
     few = np.full((1, 2), 3.5, "float32")
     assert not keras.ops.convert_to_numpy(diverged_rows(few + 7, few, few > 0, 128))[0]
     assert keras.ops.convert_to_numpy(diverged_rows(few + 9, few, few > 0, 128))[0]
-
-
-def test_the_command_knows_what_can_be_done():
-    from fwl_keras.cli import DivergencePolicy
-
-    assert tuple(one.value for one in DivergencePolicy) == POLICIES
 
 
 def test_every_fourth_token_is_looked_at():

@@ -9,8 +9,8 @@ from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.models import TextPreprocessor
-from fwl_keras.serving.answers import is_refusal
 from fwl_keras.serving.options import ServingOptions
+from fwl_keras.serving.status import is_refusal
 
 WIDTH = 8
 CONTEXT = 16
