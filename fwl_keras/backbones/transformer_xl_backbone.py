@@ -166,7 +166,7 @@ class TransformerXLBackbone(keras.layers.Layer):
         return features, new_context
 
     def _visible(self, padding_mask, context, room):
-        """Where a token may look, bool [B, T, room + T]: at what exists, up to itself."""
+        """Return where a token may look, bool [B, T, room + T]: at what exists, up to itself."""
         length = ops.shape(padding_mask)[1]
         exists = padding_mask
         if context is not None:
@@ -177,7 +177,7 @@ class TransformerXLBackbone(keras.layers.Layer):
         return ops.logical_and(exists[:, None], causal[None])
 
     def initial_context(self, batch_size: int, length: int | None = None) -> dict:
-        """An empty memory.
+        """Return an empty memory.
 
         Args:
             batch_size: number of rows B, int or integer tensor.
@@ -201,7 +201,7 @@ class TransformerXLBackbone(keras.layers.Layer):
 
 
 def memory_names(num_layers: int) -> list[str]:
-    """Names of a context's memories, one for each layer."""
+    """Return names of a context's memories, one for each layer."""
     return [f"memory_{i}" for i in range(num_layers)]
 
 
