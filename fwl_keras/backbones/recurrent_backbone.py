@@ -1,4 +1,4 @@
-"""A recurrent body that hands out its state."""
+"""A recurrent backbone that hands out its state."""
 
 import keras
 from keras import ops
@@ -31,8 +31,8 @@ class RecurrentBackbone(keras.layers.Layer):
         ValueError: if `layers` is empty, or holds a layer that reads backwards.
 
     Example:
-        >>> body = RecurrentBackbone([keras.layers.Embedding(50, 16), keras.layers.GRU(16)])
-        >>> body(np.zeros((2, 10), "int32")).shape
+        >>> backbone = RecurrentBackbone([keras.layers.Embedding(50, 16), keras.layers.GRU(16)])
+        >>> backbone(np.zeros((2, 10), "int32")).shape
         (2, 10, 16)
     """
 

@@ -61,7 +61,7 @@ class Body:
         """
         raise ValueError(
             f"The backbone {self.backbone.name!r} ({type(self.backbone).__name__}) keeps no "
-            "context from call to call; use a KerasHub body or a RecurrentBackbone for that."
+            "context from call to call; use a KerasHub backbone or a RecurrentBackbone for that."
         )
 
 

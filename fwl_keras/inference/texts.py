@@ -35,7 +35,7 @@ class TextPreprocessor:
 
     Example:
         >>> tokenizer = SentencePieceTokenizer.train(texts, 1000)
-        >>> lm = FWLCausalLM(body, block, preprocessor=TextPreprocessor(tokenizer))
+        >>> lm = FWLCausalLM(backbone, block, preprocessor=TextPreprocessor(tokenizer))
         >>> lm.generate("Once upon", max_length=50)
     """
 
