@@ -52,7 +52,7 @@ class TransformerXLBackbone(keras.layers.Layer):
         ImportError: without tf-models-official, or on a backend other than TensorFlow.
 
     Example:
-        >>> backbone = TransformerXLBackbone(50, num_layers=2, width=16, num_heads=2, memory_length=8)
+        >>> backbone = TransformerXLBackbone(50, 2, width=16, num_heads=2, memory_length=8)
         >>> features, context = backbone(ids, context=backbone.initial_context(len(ids)))
     """
 
