@@ -6,21 +6,12 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fwl_keras.inference.sampler_names import DRAWING, SEARCHING
 from fwl_keras.ops import random_uniform, sample_tokens
 from fwl_keras.ops._types import Tensor
 
 if TYPE_CHECKING:
     import keras_hub
-
-# KerasHub's names for the samplers whose tokens are drawn here, with keys for every row, and for
-# the one that searches instead of drawing; and their classes.
-DRAWING = {
-    "greedy": "GreedySampler",
-    "random": "RandomSampler",
-    "top_k": "TopKSampler",
-    "top_p": "TopPSampler",
-}
-SEARCHING = {"beam": "BeamSampler"}
 
 
 @dataclass(frozen=True)
