@@ -36,7 +36,7 @@ _SUBMODULES = (
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Imports a part of the package when it is first asked for."""
+    """Import a part of the package when it is first asked for."""
     if name in _SUBMODULES:
         try:
             return importlib.import_module(f"{__name__}.{name}")

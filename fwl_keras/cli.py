@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 
 from fwl_keras.data.decode import decode_text
-from fwl_keras.data.files import existing_path
 from fwl_keras.data.load_corpus import CORPUS_NAMES
+from fwl_keras.data.text_files import existing_path
 from fwl_keras.inference.divergence_policies import POLICIES
 from fwl_keras.inference.sampler_names import DRAWING
 from fwl_keras.runs.config import BODIES, DTYPES, PRESETS, SPLITS, RunConfig

@@ -2,9 +2,14 @@
 
 import gc
 import os
+from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the oracle's; keeps it off a device TensorFlow uses
+# What runs once need not be optimised: compiling is most of the time. Child processes, too.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 import jax
 import keras
@@ -40,6 +45,15 @@ if keras.backend.backend() == "tensorflow":
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
+def optimise_graphs(yes):
+    """Whether TensorFlow rewrites graphs before it runs them, which takes longer than they run."""
+    if keras.backend.backend() == "tensorflow":
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not yes})
+
+
+optimise_graphs(False)
+
+
 # With this hook and not with marks: `xdist_group` has no effect with pytest 9.2 and xdist 3.8.
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
@@ -57,15 +71,30 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(autouse=True)
-def _seed():
-    keras.utils.set_random_seed(0)
+def _seed(monkeypatch):
+    """Everything that Keras draws from; TensorFlow would prepare every graph and kernel again."""
+    with monkeypatch.context() as patch:
+        patch.setattr("keras.src.utils.rng_utils.tf", SimpleNamespace(available=False))
+        keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _as_users_run_it(request):
+    """Tests with the mark `optimised` run graphs as they are run outside of tests."""
+    marked = request.node.get_closest_marker("optimised") is not None
+    if marked:
+        optimise_graphs(True)
+    yield
+    if marked:
+        optimise_graphs(False)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget():
     """Graphs that a module's tests have compiled are not needed by the next one's."""
     yield
-    jax.clear_caches()
+    if keras.backend.backend() == "jax":  # else only the oracle is compiled, for all modules
+        jax.clear_caches()
     keras.utils.clear_session()  # collects the garbage
 
 

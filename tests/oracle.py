@@ -3,7 +3,8 @@
 One row at a time, one token at a time, in float64. The fast weights of every token are formed
 outright and the token is read with them; the gradient of a token's loss comes from automatic
 differentiation of that one loss. No batching, no chunks, no hand-derived backward pass, no linear
-attention: nothing here is shared with the package, or shaped like it.
+attention: nothing here is shared with the package, or shaped like it. What JAX compiles is one row
+of a round length, so that compiling, which takes seconds, is done once for most tests.
 
 Row vectors; D width of the features, S size of the block, V vocabulary. Parameters travel as
 
@@ -14,7 +15,6 @@ Row vectors; D width of the features, S size of the block, V vocabulary. Paramet
 and states as the flat dictionary of the public interface.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,6 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 TENSORS = ("expand_kernel", "expand_bias", "project_kernel", "project_bias", "gamma", "beta")
+
+
+NEVER = -1  # the length of a segment that does not end
 
 
 class Reading(NamedTuple):
@@ -73,7 +76,6 @@ def _combine(function, *dictionaries):
     return {name: function(*(d[name] for d in dictionaries)) for name in TENSORS}
 
 
-@partial(jax.jit, static_argnames="epsilon")
 def visit(params, anchor, running, x, label, epsilon):
     """One token x [D] of a row with these sums: what is read, and the gradient it leaves behind."""
     slow, eta = params["weights"], params["step_sizes"]
@@ -93,62 +95,56 @@ def visit(params, anchor, running, x, label, epsilon):
     return read, jax.grad(loss_of)(segment)
 
 
-@jax.jit
-def learn(running, gradient, weight):
-    """The running sums once the gradient of one token is in them."""
-    return _combine(lambda r, g: r + weight * g, running, gradient)
+def _read_row(params, x, state, tokens, segment_length, epsilon):
+    """One row: x [T, D], a state without batch axis, and what `_tokens` says of its tokens."""
 
+    def step(sums, token):
+        anchor, running, position = sums
+        x = jnp.where(token["exists"], token["x"], 0.0)
+        read, gradient = visit(params, anchor, running, x, token["label"], epsilon)
+        for name in ("loss", "slow_loss"):
+            read[name] = jnp.where(token["labelled"], read[name], 0.0)
+        read = {name: jnp.where(token["exists"], value, 0.0) for name, value in read.items()}
+        # The sums once the token's gradient is in them.
+        running = _combine(
+            lambda r, g: jnp.where(token["learns"], r + token["weight"] * g, r), running, gradient
+        )
+        position = position + token["counts"]
+        ends = position == segment_length
+        decayed = _combine(lambda d, a, r: d * (a + r), params["decays"], anchor, running)
+        anchor = _combine(lambda a, d: jnp.where(ends, d, a), anchor, decayed)
+        running = _combine(lambda r: jnp.where(ends, 0.0, r), running)
+        return (anchor, running, jnp.where(ends, 0, position)), read
 
-@jax.jit
-def consolidate(decays, anchor, running):
-    """The sums (anchor, running) at the end of a segment."""
-    anchor = _combine(lambda d, a, r: d * (a + r), decays, anchor, running)
-    return anchor, _combine(jnp.zeros_like, running)
-
-
-def _read_row(params, x, labels, weights, exists, state, segment_length, epsilon):
-    """One row: x [T, D], labels [T] or None, weights [T], exists [T], state without batch axis."""
-    size, vocab_size = params["unembedding_kernel"].shape
-    anchor = {name: state[f"anchor_{name}"] for name in TENSORS}
-    running = {name: state[f"running_{name}"] for name in TENSORS}
-    position = int(state["position"])
-    nothing = {
-        "logits": jnp.zeros(vocab_size),
-        "features": jnp.zeros(size),
-        "loss": 0.0,
-        "slow_logits": jnp.zeros(vocab_size),
-        "slow_loss": 0.0,
-    }
-    told = []
-    for t in range(len(x)):
-        if not exists[t]:
-            told.append(nothing)
-            continue
-        labelled = labels is not None and 0 <= labels[t] < vocab_size
-        label = int(labels[t]) if labelled else 0
-        read, gradient = visit(params, anchor, running, x[t], label, epsilon)
-        told.append(read if labelled else read | {"loss": 0.0, "slow_loss": 0.0})
-        if labelled and weights[t] != 0:
-            running = learn(running, gradient, weights[t])
-        if labels is not None and segment_length is not None:
-            position += 1
-            if position == segment_length:
-                anchor, running = consolidate(params["decays"], anchor, running)
-                position = 0
-    told = {name: jnp.stack([read[name] for read in told]) for name in nothing}
-    state = {"position": jnp.asarray(position)}
+    anchor, running = ({n: state[f"{kind}_{n}"] for n in TENSORS} for kind in ("anchor", "running"))
+    sums = anchor, running, state["position"]
+    (anchor, running, position), told = jax.lax.scan(step, sums, {"x": x, **tokens})
+    state = {"position": position}
     for name in TENSORS:
         state[f"anchor_{name}"], state[f"running_{name}"] = anchor[name], running[name]
     return told, state
+
+
+def _objective(wanted, fixed, tokens, cotangent, state_cotangent, *settings):
+    """The sum of a row's logits and of its final state, each times its cotangent."""
+    told, final = _read_row(
+        wanted["params"], wanted["x"], wanted["state"] | fixed, tokens, *settings
+    )
+    return jnp.sum(told["logits"] * cotangent) + sum(
+        jnp.sum(final[name] * value) for name, value in state_cotangent.items()
+    )
+
+
+_reading, _gradient = jax.jit(_read_row), jax.jit(jax.grad(_objective))
 
 
 def _spread(params):
     """One step size and one decay for every unit, and a bias, whether given so or not."""
 
     def per_unit(values):
-        return {n: jnp.broadcast_to(values[n], params["weights"][n].shape[-1:]) for n in TENSORS}
+        return {n: np.broadcast_to(values[n], params["weights"][n].shape[-1:]) for n in TENSORS}
 
-    bias = params.get("unembedding_bias", jnp.zeros(params["unembedding_kernel"].shape[-1]))
+    bias = params.get("unembedding_bias", np.zeros(params["unembedding_kernel"].shape[-1]))
     return params | {
         "step_sizes": per_unit(params["step_sizes"]),
         "decays": per_unit(params["decays"]),
@@ -156,33 +152,58 @@ def _spread(params):
     }
 
 
-def _read(params, x, labels, weights, x_mask, state, segment_length, epsilon, loss_reduction):
-    batch, length = x.shape[:2]
-    exists = np.ones((batch, length), bool) if x_mask is None else np.asarray(x_mask, bool)
-    weights = np.ones((batch, length)) if weights is None else np.asarray(weights, np.float64)
+def _tokens(vocab_size, shape, labels, weights, x_mask, loss_reduction):
+    """What is known of every token of a batch beside x; each an array [B, T]."""
+    exists = np.ones(shape, bool) if x_mask is None else np.asarray(x_mask, bool)
+    weights = np.ones(shape) if weights is None else np.asarray(weights, np.float64)
     weights = np.where(exists, weights, 0.0)
     if loss_reduction == "mean_with_sample_weight":
         weights = weights / np.sum(weights)
-    params = _spread(params)
-    rows = [
-        _read_row(
+    counts = exists & (labels is not None)
+    labels = np.full(shape, -1) if labels is None else np.asarray(labels, np.int64)
+    labelled = exists & (labels >= 0) & (labels < vocab_size)
+    return {
+        "label": np.where(labelled, labels, 0),
+        "labelled": labelled,
+        "learns": labelled & (weights != 0),
+        "weight": weights,
+        "exists": exists,
+        "counts": counts,
+    }
+
+
+def _padded(array, length):
+    """[T, ...] with tokens that do not exist behind."""
+    return np.pad(array, [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)])
+
+
+def _rows(params, x, labels, weights, x_mask, state, segment_length, epsilon, loss_reduction):
+    """Arguments of `_read_row`, row by row."""
+    params = _spread(_float64(params))
+    length = max(16, 1 << (x.shape[1] - 1).bit_length())
+    position, state = np.asarray(state["position"]), _float64(state)
+    tokens = _tokens(
+        params["unembedding_kernel"].shape[1], x.shape[:2], labels, weights, x_mask, loss_reduction
+    )
+    for b in range(len(x)):
+        row = {name: _padded(value[b], length) for name, value in tokens.items()}
+        carried = {name: value[b] for name, value in state.items()} | {"position": position[b]}
+        yield (
             params,
-            x[b],
-            None if labels is None else np.asarray(labels[b]),
-            weights[b],
-            exists[b],
-            {name: value[b] for name, value in state.items()},
-            segment_length,
+            _padded(_float64(x[b]), length),
+            carried,
+            row,
+            segment_length or NEVER,
             epsilon,
         )
-        for b in range(batch)
-    ]
-    told, final = jax.tree.map(lambda *values: jnp.stack(values), *rows)
-    return Reading(**told, state=final)
 
 
 def _float64(tree):
-    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), tree)
+    return jax.tree.map(lambda a: np.asarray(a, np.float64), tree)
+
+
+def _stacked(rows):
+    return jax.tree.map(lambda *values: np.stack(values), *rows)
 
 
 def oracle(
@@ -202,51 +223,54 @@ def oracle(
     Labels are ids [B, T]; an id outside the vocabulary causes no update. labels=None reads without
     learning and returns the state it was given.
     """
+    state = fresh_state(params, len(x)) if state is None else state
+    settings = segment_length, epsilon, loss_reduction
     with jax.enable_x64(True):
-        state = fresh_state(params, len(x)) if state is None else state
-        position = {"position": np.asarray(state["position"])}
-        reading = _read(
-            _float64(params),
-            _float64(x),
-            labels,
-            weights,
-            x_mask,
-            _float64(state) | position,
-            segment_length,
-            epsilon,
-            loss_reduction,
-        )
-        return jax.tree.map(np.asarray, reading)
+        rows = [
+            _reading(*row) for row in _rows(params, x, labels, weights, x_mask, state, *settings)
+        ]
+        told, final = _stacked(rows)
+    return Reading(**{name: a[:, : x.shape[1]] for name, a in told.items()}, state=final)
 
 
 def oracle_gradients(
-    params, x, labels, weights, x_mask, state, cotangent, state_cotangent=None, **settings
+    params,
+    x,
+    labels,
+    weights,
+    x_mask,
+    state,
+    cotangent,
+    state_cotangent=None,
+    *,
+    segment_length=128,
+    epsilon=1e-6,
+    loss_reduction="sum",
 ):
     """The gradient of sum(logits * cotangent) + sum(final state * state_cotangent).
 
     Taken with respect to every parameter (the positive step sizes and the decays themselves,
     however a layer stores them), x and the incoming state; keys "params", "x" and "state" as in
-    the arguments. `settings` are those of `oracle`.
+    the arguments.
     """
-    settings = {"segment_length": 128, "epsilon": 1e-6, "loss_reduction": "sum"} | settings
+    state = fresh_state(params, len(x)) if state is None else state
+    settings = segment_length, epsilon, loss_reduction
+    rows = []
     with jax.enable_x64(True):
-        state = fresh_state(params, len(x)) if state is None else dict(state)
-        position = np.asarray(state.pop("position"))
+        for b, row in enumerate(_rows(params, x, labels, weights, x_mask, state, *settings)):
+            spread, padded, carried, tokens, *numbers = row
+            fixed = {"position": carried.pop("position")}
+            wanted = {"params": spread, "x": padded, "state": carried}
+            above = _padded(_float64(cotangent[b]), len(padded))
+            sums = {name: _float64(value[b]) for name, value in (state_cotangent or {}).items()}
+            rows.append(_gradient(wanted, fixed, tokens, above, sums, *numbers))
+        found = _stacked(rows)
 
-        def objective(wanted):
-            reading = _read(
-                wanted["params"],
-                wanted["x"],
-                labels,
-                weights,
-                x_mask,
-                wanted["state"] | {"position": position},
-                **settings,
-            )
-            total = jnp.sum(reading.logits * cotangent)
-            for name, value in (state_cotangent or {}).items():
-                total += jnp.sum(reading.state[name] * value)
-            return total
+    def as_given(gradient, value):
+        """Of all rows, and of all units where one number stands for them."""
+        gradient = gradient.sum(axis=0)
+        return gradient if np.ndim(value) else gradient.sum()
 
-        gradients = jax.grad(objective)(_float64({"params": params, "x": x, "state": state}))
-        return jax.tree.map(np.asarray, gradients)
+    found["x"] = found["x"][:, : x.shape[1]]
+    known = {name: found["params"][name] for name in params}
+    return found | {"params": jax.tree.map(as_given, known, dict(params))}

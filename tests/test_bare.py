@@ -28,6 +28,6 @@ def test_another_backend_is_a_clear_error(backend):
         capture_output=True,
         text=True,
     )
-    assert f"fwl_keras runs on the backends tensorflow and jax; Keras uses '{backend}'" in (
+    assert f"Fast weights run on the backends tensorflow and jax; Keras uses '{backend}'" in (
         done.stderr
     )

@@ -8,6 +8,17 @@ import keras
 BACKENDS = ("tensorflow", "jax")
 
 
+def require_backend() -> None:
+    """Raise a ValueError on a backend that fast weights do not run on."""
+    backend = keras.backend.backend()
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"Fast weights run on the backends {' and '.join(BACKENDS)}; Keras uses {backend!r}. "
+            'Set the environment variable `KERAS_BACKEND`, or "backend" in `~/.keras/keras.json`, '
+            "to one of them before Keras is imported."
+        )
+
+
 def module_of_backend(part: str) -> ModuleType:
     """Import a part of this package for the Keras backend in use.
 
@@ -23,10 +34,6 @@ def module_of_backend(part: str) -> ModuleType:
     Example:
         >>> module_of_backend("steps").train_step
     """
+    require_backend()
     backend = keras.backend.backend()
-    if backend not in BACKENDS:
-        raise ValueError(
-            f"Language models with fast weights run on {' and '.join(BACKENDS)}; the Keras backend "
-            f"is {backend!r}. Set KERAS_BACKEND."
-        )
     return importlib.import_module(f"fwl_keras.backend.{backend}_{part}")

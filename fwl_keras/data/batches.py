@@ -128,6 +128,12 @@ class Batches(abc.ABC):
             )
         return start
 
+    def _random(self, epoch: int) -> np.random.RandomState:
+        """Return the source of an epoch's random numbers."""
+        # NumPy promises to keep RandomState's numbers the same; Generator's may change, and a run
+        # resumed with another NumPy would then see other batches.
+        return np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, epoch])))
+
 
 def _tensor_spec(array: np.ndarray) -> "tf.TensorSpec":
     import tensorflow as tf

@@ -94,9 +94,7 @@ class DocumentBatches(Batches):
         rounds = -(-rows // len(documents))
         places = itertools.count()
         for epoch in itertools.count():
-            # NumPy promises to keep RandomState's numbers the same; Generator's may change.
-            bits = np.random.MT19937(np.random.SeedSequence([self.seed, epoch]))
-            for document in np.random.RandomState(bits).permutation(documents):
+            for document in self._random(epoch).permutation(documents):
                 count = int(self._source.counts[document])
                 # The rows' first documents: one that several rows begin with is spread over them.
                 in_first_batch = next(places) < rows

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from fwl_keras.data.corpus import Corpus
-from fwl_keras.data.files import SUFFIXES, check_text_field, existing_path, load_path
 from fwl_keras.data.python_stdlib import NAME as PYTHON_STDLIB
 from fwl_keras.data.python_stdlib import load_python_stdlib
 from fwl_keras.data.splits import check_fractions
+from fwl_keras.data.text_files import SUFFIXES, check_text_field, existing_path, load_path
 from fwl_keras.data.wikitext import ARCHIVES, download_wikitext
 
 CORPUS_NAMES = (PYTHON_STDLIB, *ARCHIVES)

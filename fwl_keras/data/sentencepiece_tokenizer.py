@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fwl_keras._progress import track
 from fwl_keras.data.space_sign import SPACE_SIGN, SPACE_SIGN_PIECES
 from fwl_keras.files import replace_file
 
@@ -250,12 +251,8 @@ class SentencePieceTokenizer:
         for text in texts:
             _check_text(text)
         groups = _groups(texts)
-        if len(groups) > 1:
-            from rich.progress import track
-
-            groups = track(groups, description="Encoding", transient=True)
         threads = os.cpu_count() or 1
-        for group in groups:
+        for group in track(groups, "encoding", shown=len(groups) > 1, transient=True):
             parts = [text.split(SPACE_SIGN) for text in group]
             ids = self._processor.encode([p for part in parts for p in part], num_threads=threads)
             yield list(self._join(iter(ids), map(len, parts)))

@@ -77,10 +77,7 @@ class TrainingBatches(Batches):
         # One attribute, so that threads that read different epochs cannot mix them up.
         cached = self._epoch_starts
         if cached is None or cached[0] != epoch:
-            # NumPy promises to keep RandomState's numbers the same; Generator's may change, and a
-            # run resumed with another NumPy would then see other batches.
-            bits = np.random.MT19937(np.random.SeedSequence([self.seed, epoch]))
-            random = np.random.RandomState(bits)
+            random = self._random(epoch)
             offset = random.randint(self._offsets)
             cached = (epoch, offset + self.length * random.permutation(self.windows_per_epoch))
             self._epoch_starts = cached

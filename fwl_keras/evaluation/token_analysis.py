@@ -31,7 +31,7 @@ class TokenTable:
     def make(
         cls, documents_ids: Sequence[np.ndarray], training_stream: np.ndarray, vocab_size: int
     ) -> "TokenTable":
-        """Describe documents.
+        """Describe every token of some documents.
 
         Args:
             documents_ids: token ids of each document.
@@ -50,7 +50,9 @@ class TokenTable:
             ([2, 0, 2], [0, 0, 1])
         """
         if not sum(len(ids) for ids in documents_ids):
-            raise ValueError("`documents_ids` holds no token.")
+            raise ValueError(
+                "`documents_ids` holds no tokens; give at least one document with text."
+            )
         require_count("vocab_size", vocab_size)
         counts = np.bincount(training_stream, minlength=vocab_size)
         ids = np.concatenate(documents_ids).astype(int)
@@ -64,7 +66,7 @@ class TokenTable:
 
 
 def _earlier(ids: np.ndarray) -> np.ndarray:
-    """How often each element has occurred before."""
+    """Count how often each element has occurred before."""
     order = np.argsort(ids, kind="stable")
     sorted_ids = ids[order]
     first = np.searchsorted(sorted_ids, sorted_ids)
@@ -74,7 +76,7 @@ def _earlier(ids: np.ndarray) -> np.ndarray:
 
 
 def doubling_edges(highest: int, *, per_doubling: float = 1.0, zero: bool = False) -> np.ndarray:
-    """Edges of bins that grow like the numbers in them.
+    """Return edges of bins that grow like the numbers in them.
 
     Args:
         highest: the largest number that is to have a bin.
@@ -141,8 +143,8 @@ def gain_by(
     kept = (tokens > 0).sum(axis=0) >= min_documents
     if not kept.any():
         raise ValueError(
-            f"documents has too few documents for min_documents={min_documents} in any bin; give "
-            "more documents or a smaller min_documents"
+            f"`documents` has too few documents for `min_documents`={min_documents} in any bin; "
+            "give more documents or a smaller `min_documents`."
         )
     tokens, sums = tokens[:, kept], per_cell(gain[there])[:, kept]
     value_sums = per_cell(values[there])[:, kept]

@@ -60,10 +60,12 @@ def token_page(
         >>> pathlib.Path("book.html").write_text(page, "utf-8")
     """
     if not documents:
-        raise ValueError("documents is empty; give at least one")
+        raise ValueError("`documents` is empty; give at least one.")
     for document in documents:
         if document.reference is None:
-            raise ValueError(f"document {document.name!r} has no reference to compare with")
+            raise ValueError(
+                f"`documents` has {document.name!r}, which has no `reference` to compare with."
+            )
     totals = [document.totals() for document in documents]
     title = "Gain and loss, token by token"
     lead = f"Each token is coloured by what {model} gained or lost on it against {against}."
@@ -92,7 +94,7 @@ def token_page(
 
 
 def _part(name: str) -> str:
-    """Read what is the same on every page, and lies beside this file."""
+    """Return a part that is the same on every page: a file beside this one."""
     return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
@@ -160,7 +162,7 @@ def _section(number: int, document: ScoredDocument, total: ScoreTotals) -> str:
 
 
 def _curve(gain: np.ndarray) -> str:
-    """Mean gain over stretches of the text, as bars above and below a line."""
+    """Draw the mean gain over stretches of the text, as bars above and below a line."""
     width = max(1, -(-len(gain) // _BARS))
     stretches = [gain[start : start + width] for start in range(0, len(gain), width)]
     there = [x[np.isfinite(x)] for x in stretches]
@@ -209,7 +211,7 @@ def _tokens(document: ScoredDocument) -> Iterator[str]:
 
 
 def _characters(token_bytes: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
-    """Texts of whole characters, and the first token and the one behind the last of each."""
+    """Yield whole characters' texts, and the first token and the one behind the last of each."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     start, text = 0, ""
     for stop, data in enumerate(token_bytes, start=1):
@@ -221,11 +223,11 @@ def _characters(token_bytes: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
 
 
 def _level(gain: float) -> str:
-    """The class of a token's colour."""
+    """Return the class of a token's colour."""
     level = int(np.searchsorted(LEVELS, abs(gain), side="right"))
     return f"{'g' if gain > 0 else 'l'}{level}" if level else ""
 
 
 def _shown(text: str) -> str:
-    """A name with pictures for what would not be shown."""
+    """Return a name with pictures for what would not be shown."""
     return text.translate({code: mark for code, mark in _KEPT.items() if code != ord("\r")})

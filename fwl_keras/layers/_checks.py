@@ -6,22 +6,9 @@ from keras import ops
 
 from fwl_keras.ops.targets import IGNORE
 
-BACKENDS = ("tensorflow", "jax")
-
-
-def require_backend() -> None:
-    """Raise a ValueError on a backend that fast weights do not run on."""
-    backend = keras.backend.backend()
-    if backend not in BACKENDS:
-        raise ValueError(
-            f"fwl_keras runs on the backends {' and '.join(BACKENDS)}; Keras uses {backend!r}. Set "
-            'the environment variable KERAS_BACKEND, or "backend" in ~/.keras/keras.json, to one '
-            "of them before Keras is imported."
-        )
-
 
 def concrete(x):
-    """`x` as a NumPy array where its values are known now, None inside a traced function."""
+    """Return `x` as a NumPy array where its values are known now, None inside a traced function."""
     if x is None or isinstance(x, keras.KerasTensor):
         return None
     if keras.backend.backend() == "tensorflow" and not hasattr(x, "numpy"):
@@ -60,7 +47,7 @@ def check_matches(name: str, value, x, rank: int = 2) -> None:
 
 
 def integer_labels(labels, x, vocab_size: int):
-    """Labels as integer ids [B, T]: ids as they are, one-hot rows by their position.
+    """Return labels as integer ids [B, T]: ids as they are, one-hot rows by their position.
 
     Rows that are not one-hot become -1, to be dropped or refused like any id outside [0, V).
     """
@@ -91,7 +78,7 @@ def integer_labels(labels, x, vocab_size: int):
 
 
 def clean_targets(labels, weights, exists, vocab_size: int):
-    """What the block does with labels and weights, decided once.
+    """Decide, once, what the block does with labels and weights.
 
     A label is an id in [0, V), or `IGNORE` (-100) for a position that is to predict nothing: it
     takes no step, and has no loss. Any other number is a mistake. It is refused where values are
@@ -106,11 +93,11 @@ def clean_targets(labels, weights, exists, vocab_size: int):
         vocab_size: number of ids V.
 
     Returns:
-        labels [B, T] int32, in [0, V) or -1 where they are a mistake; weights [B, T] float32, 0
+        Labels [B, T] int32, in [0, V) or -1 where they are a mistake; weights [B, T] float32, 0
         where no step is taken; and the bool tensor [B, T] of positions that have a loss.
 
     Raises:
-        ValueError: eagerly, on a label that is a mistake or a weight that is not finite.
+        ValueError: if a label is a mistake or a weight is not finite; eagerly only.
     """
     weights = ops.ones_like(labels, "float32") if weights is None else ops.cast(weights, "float32")
     ignored = ops.equal(labels, IGNORE)

@@ -7,13 +7,13 @@ import keras
 from keras import ops
 
 from fwl_keras._arguments import require_bools, require_count
+from fwl_keras.backend.dispatch import require_backend
 from fwl_keras.layers._checks import (
     check_features,
     check_matches,
     check_state,
     clean_targets,
     integer_labels,
-    require_backend,
 )
 from fwl_keras.layers.fast_dense import FastDense
 from fwl_keras.layers.fast_layer import require_decays, require_step_sizes
@@ -94,10 +94,10 @@ class FWLBlock(keras.layers.Layer):
         `return_state=True` a pair of that and the state.
 
     Raises:
-        ValueError: naming the argument, if one does not fit. Labels outside [0, V) other than
-            -100, and weights that are not finite, are seen eagerly; in a graph they make the loss
-            NaN, and all that the row predicts afterwards. On a Keras backend other than TensorFlow
-            and JAX.
+        ValueError: if an argument does not fit, which it names, or the Keras backend is neither
+            TensorFlow nor JAX. Labels outside [0, V) other than -100, and weights that are not
+            finite, are seen eagerly; in a graph they make the loss NaN, and all that the row
+            predicts afterwards.
 
     Example:
         >>> block = FWLBlock(size=64, vocab_size=1000)
@@ -468,7 +468,7 @@ class FWLBlock(keras.layers.Layer):
             weights: float32 tensor [B, P]; where it is 0 the gradient must be 0.
 
         Returns:
-            float32 tensors: the weighted gradient with respect to the features [B, P, S], and the
+            Float32 tensors: the weighted gradient with respect to the features [B, P, S], and the
             loss [B, P], which becomes `slow_loss`.
         """
         return self.unembedding.gradient(features, labels, weights)

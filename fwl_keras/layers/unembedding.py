@@ -134,7 +134,7 @@ class Unembedding(keras.layers.Layer):
         return ops.copy(self.kernel), None if bias is None else ops.copy(bias)
 
     def cross_entropy(self, features, labels):
-        """Losses float32 [...] in nats of labels [...], without ever holding all logits.
+        """Return losses float32 [...] in nats of labels [...], without ever holding all logits.
 
         Args:
             features: tensor [..., S] in the compute dtype.
@@ -151,7 +151,7 @@ class Unembedding(keras.layers.Layer):
             weights: float32 tensor [...]; where it is 0 the gradient is 0.
 
         Returns:
-            float32 tensors [..., S] and [...], the latter in nats and unweighted.
+            Float32 tensors [..., S] and [...], the latter in nats and unweighted.
         """
         arguments = features, *self.tensors(), labels, weights
         return cross_entropy_gradient(*arguments, soft_cap=self.soft_cap)
@@ -193,7 +193,7 @@ class Unembedding(keras.layers.Layer):
 
 
 def _require_floats(layer):
-    """A quantized matrix would be taken without its scale."""
+    """Raise a ValueError on a quantized matrix: it would be taken without its scale."""
     mode = getattr(layer, "quantization_mode", None)
     if mode is not None:
         raise ValueError(

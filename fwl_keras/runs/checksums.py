@@ -65,7 +65,7 @@ class Checksums:
 
     def to_json(self) -> str:
         """Return all of it as JSON, with a checksum of its own."""
-        return json.dumps({**self._values(), "sha256": self._own()}, indent=2) + "\n"
+        return json.dumps({**dataclasses.asdict(self), "sha256": self._own()}, indent=2) + "\n"
 
     def add(self, name: str, digest: str) -> None:
         """Make another checksum valid for a file, besides the last ones.
@@ -97,11 +97,10 @@ class Checksums:
             return "is damaged: it is not what the run wrote, as its checksum shows"
         return None
 
-    def _values(self) -> dict:
-        return dataclasses.asdict(self)
-
     def _own(self) -> str:
-        return hashlib.sha256(json.dumps(self._values(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
+        ).hexdigest()
 
 
 def packed(data: bytes) -> str:

@@ -16,10 +16,6 @@ from fwl_keras.runs.reason import reason
 PRESETS: dict[str, dict] = {
     # Two of these within six minutes on two cores.
     "quickstart": {
-        "layers": 2,
-        "width": 128,
-        "heads": 4,
-        "length": 256,
         "steps": 300,
         "segment_length": 64,
         "jit_compile": True,
@@ -27,25 +23,9 @@ PRESETS: dict[str, dict] = {
         "validation_windows": 0,
     },
     # Three minutes on two cores.
-    "tiny": {
-        "layers": 3,
-        "width": 128,
-        "heads": 4,
-        "length": 256,
-        "steps": 400,
-        "segment_length": 64,
-        "jit_compile": True,
-    },
+    "tiny": {"layers": 3, "steps": 400, "segment_length": 64, "jit_compile": True},
     # A quarter of an hour on two cores.
-    "small": {
-        "layers": 3,
-        "width": 128,
-        "heads": 4,
-        "length": 512,
-        "steps": 800,
-        "segment_length": 64,
-        "jit_compile": True,
-    },
+    "small": {"layers": 3, "length": 512, "steps": 800, "segment_length": 64, "jit_compile": True},
     # A GPU, or days.
     "base": {
         "layers": 12,

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fwl_keras.data import load_corpus, word_count
 from fwl_keras.evaluation import document_losses, token_losses
+from fwl_keras.evaluation.scored_document import ScoreTotals, perplexity_of
 from fwl_keras.files import replace_file
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.config import SPLITS
@@ -18,8 +19,6 @@ from fwl_keras.runs.held_out import HeldOut, held_out
 from fwl_keras.runs.json_files import strict_json
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.terminal import say
-
-_LOG_2 = math.log(2.0)
 
 
 def evaluate_run(
@@ -88,10 +87,8 @@ def evaluate_run(
     try:
         replace_file(run.evaluation, lambda file: file.write_text(text, "utf-8"))
     except OSError as error:
-        say(
-            console or Console(quiet=True),
-            f"`{run.evaluation}` is not written: {error.strerror}.",
-        )
+        problem = f"`{run.evaluation}` is not written: {error.strerror}."
+        say(console or Console(quiet=True), problem)
     return result
 
 
@@ -116,17 +113,12 @@ def measure(
     losses = token_losses(
         lm, data.windows, batch_size=batch_size, pad_token_id=pad_id, progress=progress
     )
-    # NaN is padding; a loss that is not finite is infinite.
-    total = float(np.nansum(losses, dtype=np.float64))
-    tokens = int((~np.isnan(losses)).sum())
+    losses = losses[~np.isnan(losses)]  # padding; a loss that is not finite is infinite
     return {
         "documents": len(data.texts),
-        "tokens": tokens,
-        "tokens_not_finite": int(np.isinf(losses).sum()),
+        "tokens": losses.size,
         "window_tokens": int(data.windows.shape[1] - 1),
-        "total_nll_nats": total,
-        "perplexity_per_token": perplexity_of(total, tokens),
-        "bits_per_byte": total / _LOG_2 / data.text_bytes(),
+        **_totals(losses, data),
         **_gains(lm, data.windows, pad_id, batch_size),
     }
 
@@ -156,25 +148,27 @@ def measure_carried(
         `tokens_not_finite`, `total_nll_nats`, `perplexity_per_token` and `bits_per_byte`, the last
         three infinite where a loss is not finite.
     """
-    losses = np.concatenate(
-        document_losses(
-            lm,
-            data.documents_ids(),
-            length=data.windows.shape[1] - 1,
-            batch_size=batch_size,
-            eos_id=eos_id,
-            pad_id=data.pad_id,
-            carry_context=carry_context,
-            on_divergence=on_divergence,
-            progress=progress,
-        )
+    losses = document_losses(
+        lm,
+        data.documents_ids(),
+        length=data.windows.shape[1] - 1,
+        batch_size=batch_size,
+        eos_id=eos_id,
+        pad_id=data.pad_id,
+        carry_context=carry_context,
+        on_divergence=on_divergence,
+        progress=progress,
     )
-    total = float(losses.sum(dtype=np.float64))
+    return _totals(np.concatenate(losses), data)
+
+
+def _totals(losses: np.ndarray, data: HeldOut) -> dict:
+    totals = ScoreTotals(losses.size, data.text_bytes(), float(losses.sum(dtype=np.float64)))
     return {
         "tokens_not_finite": int(np.isinf(losses).sum()),
-        "total_nll_nats": total,
-        "perplexity_per_token": perplexity_of(total, losses.size),
-        "bits_per_byte": total / _LOG_2 / data.text_bytes(),
+        "total_nll_nats": totals.nats,
+        "perplexity_per_token": totals.perplexity,
+        "bits_per_byte": totals.bits_per_byte,
     }
 
 
@@ -227,19 +221,6 @@ def number(value: float | None, places: int) -> str:
     if value is None or not math.isfinite(value):
         return "diverged" if value is None else "infinite"
     return f"{value:,.{places}f}"
-
-
-def perplexity_of(nll: float, count: int = 1) -> float:
-    """Return exp(nll / count); infinite where no float holds it, as where a state diverged.
-
-    Args:
-        nll: nats of all tokens.
-        count: the tokens, or words, or 1 for a mean.
-    """
-    try:
-        return math.exp(nll / count)
-    except OverflowError:
-        return math.inf
 
 
 def _gains(lm: FWLCausalLM, windows: np.ndarray, pad_id: int, batch_size: int) -> dict:

@@ -13,13 +13,13 @@ from rich.table import Table
 from fwl_keras.callbacks import all_variables
 from fwl_keras.evaluation import token_losses
 from fwl_keras.evaluation.plots import plot_gain, plot_learning_curves
+from fwl_keras.evaluation.scored_document import perplexity_of
 from fwl_keras.evaluation.token_analysis import gain_by_position
 from fwl_keras.files import new_directory, replace_file
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.build_model import build_model
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory, check_new_run
-from fwl_keras.runs.evaluate import perplexity_of
 from fwl_keras.runs.held_out import HeldOut, held_out
 from fwl_keras.runs.json_files import strict_json
 from fwl_keras.runs.load import load_run_model
@@ -118,7 +118,7 @@ def quickstart(
     for name, run in runs.items():
         lm = models.get(name) or load_run_model(run.path)
         console.print(f"Reading held-out documents {_LABELS[name]} ...")
-        measured[name] = _measure(run, configs[name], lm, data, text.tokenizer.pad_id)
+        measured[name] = _measure(run, configs[name], lm, data)
     return _report(path, configs[FAST], data, measured, console, time.perf_counter() - began)
 
 
@@ -216,24 +216,19 @@ class _StepTimer(keras.callbacks.Callback):
         self.times.append(time.perf_counter())
 
 
-def _measure(
-    run: RunDirectory, config: RunConfig, lm: FWLCausalLM, data: HeldOut, pad_id: int
-) -> Measured:
-    losses = token_losses(lm, data.windows, batch_size=config.batch_size, pad_token_id=pad_id)
+def _measure(run: RunDirectory, config: RunConfig, lm: FWLCausalLM, data: HeldOut) -> Measured:
     metrics = run.read_metrics()
-    sizes = [np.ravel(value) for value in lm.block.step_sizes().values()]
+    sizes = np.concatenate([np.ravel(value) for value in lm.block.step_sizes().values()])
     return Measured(
         parameters=lm.count_params(),
-        losses=losses,
+        losses=token_losses(
+            lm, data.windows, batch_size=config.batch_size, pad_token_id=data.pad_id
+        ),
         # Lines may have been lost.
         tokens_per_second=float(
             np.median([line.get("tokens_per_second") or 0.0 for line in metrics] or [np.nan])
         ),
-        step_sizes=(
-            (float(np.concatenate(sizes).min()), float(np.concatenate(sizes).max()))
-            if config.fast_weights
-            else None
-        ),
+        step_sizes=(float(sizes.min()), float(sizes.max())) if config.fast_weights else None,
         curve=[(line["step"], line["perplexity"]) for line in metrics if "perplexity" in line],
     )
 
@@ -258,13 +253,12 @@ def _report(
         window=config.length,
         title="Better with fast weights, on held-out documents (band: 95 %)",
     )
-    improvement = 100 * (1 - fast.perplexity / baseline.perplexity)
     result = {
         "steps": config.steps,
         "documents": len(data.texts),
         "tokens": int((~np.isnan(fast.losses)).sum()),
         "seconds": round(seconds, 1),
-        "improvement_percent": improvement,
+        "improvement_percent": _improvement(fast.perplexity, baseline.perplexity),
         **{
             name: {
                 "parameters": one.parameters,
@@ -297,7 +291,7 @@ def comparison_table(measured: dict[str, Measured], documents: int) -> Table:
         table.add_column(_LABELS[name], justify="right")
     table.add_row("parameters", f"{fast.parameters:,}", f"{baseline.parameters:,}")
     table.add_row("perplexity per token", f"{fast.perplexity:,.2f}", f"{baseline.perplexity:,.2f}")
-    improvement = 100 * (1 - fast.perplexity / baseline.perplexity)
+    improvement = _improvement(fast.perplexity, baseline.perplexity)
     table.add_row("improvement", f"{improvement:+.1f} %", "")
     table.add_row(
         "training, tokens/s", f"{fast.tokens_per_second:,.0f}", f"{baseline.tokens_per_second:,.0f}"
@@ -321,7 +315,7 @@ def verdict(fast: float, baseline: float, path: Path, seconds: float) -> str:
             f"A perplexity is not finite ({fast:,.2f} with fast weights, {baseline:,.2f} without)"
         )
         return f"{outcome}, after {seconds / 60:.1f} minutes; both models are in {path}."
-    percent = 100 * (1 - fast / baseline)
+    percent = _improvement(fast, baseline)
     numbers = f"({fast:,.2f} with, {baseline:,.2f} without)"
     if percent >= 0.5:
         outcome = f"Fast weights lowered the perplexity by {percent:.1f} % {numbers}"
@@ -333,3 +327,8 @@ def verdict(fast: float, baseline: float, path: Path, seconds: float) -> str:
         f"{outcome}, after {seconds / 60:.1f} minutes; both models, the table's numbers and two "
         f"pictures are in {path}."
     )
+
+
+def _improvement(fast: float, baseline: float) -> float:
+    """Return how much lower a perplexity is, in percent."""
+    return 100 * (1 - fast / baseline)

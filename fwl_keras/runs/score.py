@@ -72,13 +72,7 @@ class ScoredTexts:
                 f"{_capital(self.model)} has nothing to be compared with on a page; give another "
                 "run with `--against`."
             )
-        page = token_page(
-            self.documents,
-            model=self.model,
-            against=self.against,
-            labels=self.labels,
-            note=self.note,
-        )
+        page = token_page(**vars(self))
         # newline="": what is in the page is what is in the texts.
         replace_file(Path(path), lambda file: file.write_text(page, "utf-8", newline=""))
 

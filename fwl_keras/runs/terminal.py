@@ -133,6 +133,6 @@ def quiet_frameworks() -> Iterator[None]:
 
 def _import_backend() -> None:
     import_keras()
-    from fwl_keras.layers._checks import require_backend
+    from fwl_keras.backend.dispatch import require_backend
 
     require_backend()

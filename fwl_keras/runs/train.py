@@ -110,49 +110,38 @@ def train(
         ValueError: if another process trains the run, its checkpoints are damaged, or the loss is
             not finite.
     """
-    with run.locked():
-        return _train(run, config, text, console, lm, title)
-
-
-def _train(
-    run: RunDirectory,
-    config: RunConfig,
-    text: RunText,
-    console: Console,
-    lm: FWLCausalLM | None,
-    title: str,
-) -> FWLCausalLM:
     say = functools.partial(terminal.say, console)
-    run.remove_leftovers()
-    run.remember_beginning()
-    repaired = run.repair_tokenizer()
-    if repaired is not None:
-        say(repaired)
-    if run.tensorboard.exists() and not run.tensorboard.is_dir():
-        raise ValueError(f"`{run.tensorboard}` is not a directory; remove it.")
-    lm = build_model(config, text.tokenizer) if lm is None else lm
-    checkpoints = run.checkpoint, run.previous_checkpoint
-    if config.initial_model is not None and not any(path.exists() for path in checkpoints):
-        begin_with(lm, config.initial_model)
-        _remember_longer(lm, config.longer_memory, config.smaller_steps)
-    if config.carry_state:
-        # Before the checkpoint is read, which has the state in it.
-        lm.carry_state(
-            config.batch_size,
-            carry_context=config.carry_context,
-            groups=config.carry_groups,
-        )
-    done = restore(run, lm, say)
-    if done:
-        console.print(f"Continuing after step {done:,} of {config.steps:,}.")
-    if done < config.steps:
-        with disk_errors(run.tensorboard):
-            _fit(run, config, text, lm, done, console, title)
-    metrics = [line for line in run.read_metrics() if "perplexity" in line]
-    replace_file(run.curve, lambda path: plot_run(metrics, path))
-    # Last of all: a run with a model is a finished one.
-    run.keep_model(lm)
-    return lm
+    with run.locked():
+        run.remove_leftovers()
+        run.remember_beginning()
+        repaired = run.repair_tokenizer()
+        if repaired is not None:
+            say(repaired)
+        if run.tensorboard.exists() and not run.tensorboard.is_dir():
+            raise ValueError(f"`{run.tensorboard}` is not a directory; remove it.")
+        lm = build_model(config, text.tokenizer) if lm is None else lm
+        checkpoints = run.checkpoint, run.previous_checkpoint
+        if config.initial_model is not None and not any(path.exists() for path in checkpoints):
+            begin_with(lm, config.initial_model)
+            _remember_longer(lm, config.longer_memory, config.smaller_steps)
+        if config.carry_state:
+            # Before the checkpoint is read, which has the state in it.
+            lm.carry_state(
+                config.batch_size,
+                carry_context=config.carry_context,
+                groups=config.carry_groups,
+            )
+        done = restore(run, lm, say)
+        if done:
+            console.print(f"Continuing after step {done:,} of {config.steps:,}.")
+        if done < config.steps:
+            with disk_errors(run.tensorboard):
+                _fit(run, config, text, lm, done, console, title)
+        metrics = [line for line in run.read_metrics() if "perplexity" in line]
+        replace_file(run.curve, lambda path: plot_run(metrics, path))
+        # Last of all: a run with a model is a finished one.
+        run.keep_model(lm)
+        return lm
 
 
 def restore(

@@ -142,7 +142,7 @@ class Client:
                 random one.
         """
         rows = len(_column("text", prompts))
-        inputs = self.writing_inputs(
+        inputs = _writing_inputs(
             rows, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
         )
         outputs = self._checked("generate", {"text": prompts, **inputs})
@@ -184,33 +184,6 @@ class Client:
                 "one's; begin a new session."
             )
         return Session(self, state)
-
-    def writing_inputs(
-        self, rows: int, max_new_tokens, *, temperature, top_k, top_p, seed
-    ) -> dict[str, np.ndarray]:
-        """Return the inputs of `generate` and `generate_from` besides texts and state, by name.
-
-        Args:
-            rows: rows B of the request.
-            max_new_tokens: as for `generate`, like all others; for all rows, or one a row.
-            temperature: likewise.
-            top_k: likewise.
-            top_p: likewise.
-            seed: likewise.
-        """
-        if seed is None:
-            seed = random.SystemRandom().randrange(_SEEDS)
-        if is_int(seed):
-            require_int("seed", seed, 0, _SEEDS)
-            seed = [(int(seed) + row) % _SEEDS for row in range(rows)]
-        given = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "seed": seed,
-        }
-        return {name: _numbers(name, value, rows) for name, value in given.items()}
 
     def _checked(self, signature, inputs):
         outputs = self.call(signature, inputs)
@@ -280,7 +253,7 @@ class Session:
             top_p: likewise.
             seed: likewise, an int.
         """
-        inputs = self._client.writing_inputs(
+        inputs = _writing_inputs(
             1, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
         )
         return _written_of(self._call("generate_from", {"text": prompt, **inputs}))[0]
@@ -308,6 +281,17 @@ class Session:
             warnings.warn(f"{message} (status {status}).", RuntimeWarning, stacklevel=3)
         self.state = {name: outputs[name] for name in self.state}
         return outputs
+
+
+def _writing_inputs(rows, max_new_tokens, *, seed, **drawing) -> dict[str, np.ndarray]:
+    """Return the inputs of `generate` and `generate_from` besides texts and state, by name."""
+    if seed is None:
+        seed = random.SystemRandom().randrange(_SEEDS)
+    if is_int(seed):
+        require_int("seed", seed, 0, _SEEDS)
+        seed = [(int(seed) + row) % _SEEDS for row in range(rows)]
+    given = {"max_new_tokens": max_new_tokens, **drawing, "seed": seed}
+    return {name: _numbers(name, value, rows) for name, value in given.items()}
 
 
 def _numbers(name, value, rows):

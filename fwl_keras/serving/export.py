@@ -55,9 +55,12 @@ def export_model(
     path = check_version_path(path)
     # Meanwhile its name is no number: a server that polls sees nothing of it.
     with new_directory(path) as beside:
-        signatures = Signatures(lm, options)
+        wrap = {}
+        if options.dtype == "bfloat16":
+            wrap = {"wrap": _StoredWeights(lm).using}
+        signatures = Signatures(lm, options, **wrap)
         with _progress(progress) as bar:
-            graphs = _write_saved_model(lm, signatures, options, beside, bar)
+            graphs = _write_saved_model(lm, signatures, beside, bar)
         _write_json(beside / "signatures.json", _describe(signatures.all(), graphs))
         requests = sample_requests(lm, signatures.all())
         requests["serving_default"] = requests[DEFAULT]
@@ -128,7 +131,7 @@ def _progress(shown) -> "Progress":
     return Progress(*columns, transient=True, disable=not shown)
 
 
-def _write_saved_model(lm, signatures, options, path, bar) -> dict:
+def _write_saved_model(lm, signatures, path, bar) -> dict:
     if lm.body.keeps_context:
         # What a body makes on its first use, variables too, must not be made inside a graph.
         lm.body.initial_context(1, 1)
@@ -136,14 +139,10 @@ def _write_saved_model(lm, signatures, options, path, bar) -> dict:
     # Its model file would otherwise be left out. Variables that the graphs use are found by
     # themselves; tracking the model would write every weight a second time.
     archive.track(signatures.tokenizer)
-    wrap = {}
-    if options.dtype == "bfloat16":
-        stored = _StoredWeights(lm)
-        wrap = {"wrap": stored.using}
     graphs = {}
     # Tracing is what takes time here.
     for name, signature in bar.track(signatures.all().items(), description="Tracing"):
-        graphs[name] = signature.compiled(**wrap)
+        graphs[name] = signature.compiled()
         archive.add_endpoint(name, graphs[name])
     archive.add_endpoint("serving_default", graphs[DEFAULT])
     bar.add_task("Writing", total=None)
@@ -164,13 +163,13 @@ class _StoredWeights(tf.Module):
     def using(self, function):
         """Return the function, computed with the stored weights."""
 
-        def wrapped(inputs):
+        def wrapped(*inputs):
             values = [
                 (variable, tf.cast(half, variable.dtype))
                 for variable, half in zip(self._floats, self.halves, strict=True)
             ]
             with keras.StatelessScope(state_mapping=values):
-                return function(inputs)
+                return function(*inputs)
 
         return wrapped
 

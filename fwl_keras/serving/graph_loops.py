@@ -1,5 +1,6 @@
 """Loops in a graph that read texts and write on from them, whatever their lengths."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -71,6 +72,7 @@ def write_rows(
     state: dict,
     window: int,
     *,
+    read: Callable,
     new_tokens: tf.Tensor,
     draw: Sampling,
     seeds: tf.Tensor,
@@ -84,6 +86,7 @@ def write_rows(
         ids: int32 [B, (T)], the prompts.
         state: the model's state, without a context.
         window: tokens that the body reads at once.
+        read: `read_rows` from ids and a state.
         new_tokens: int32 tensor [B], tokens to write at most.
         draw: how tokens are drawn, tensors [B].
         seeds: uint32 tensor [B, 2].
@@ -96,7 +99,7 @@ def write_rows(
     before = tf.RaggedTensor.from_tensor(tokens, whole)
     diverged, state = tf.cond(
         tf.reduce_any(whole > 0),
-        lambda: tuple(read_rows(lm, before, state, window)[2:]),
+        lambda: tuple(read(before, state)[2:]),
         lambda: (tf.zeros_like(state["pending_valid"]), state),
     )
 

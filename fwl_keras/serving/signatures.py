@@ -1,5 +1,6 @@
 """The signatures of a served model: functions of tensors, every one with a leading [batch]."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,15 +28,9 @@ class Signature(NamedTuple):
     inputs: dict
     description: str
 
-    def compiled(
-        self, wrap: Callable = lambda function: function
-    ) -> tf.types.experimental.Callable:
-        """Return the function as a graph, each of whose inputs and outputs has its name.
-
-        Args:
-            wrap: applied to the function first.
-        """
-        function = wrap(self.function)
+    def compiled(self) -> tf.types.experimental.Callable:
+        """Return the function as a graph, each of whose inputs and outputs has its name."""
+        function = self.function
 
         def checked(inputs):
             with tf.control_dependencies([_same_rows(inputs)]):
@@ -70,12 +65,32 @@ _WRITING = {
 }
 
 
+# Of `_write_rows`: new tokens, temperature, top_k and top_p.
+_DRAWING = (tf.int32, tf.float32, tf.int32, tf.float32)
+
+
+def _once(wrap, function, specs):
+    """Return a function that is one graph in all graphs that call it: most of them is in two."""
+
+    @functools.cache
+    def graph():
+        with tf.init_scope():
+            settings = {"input_signature": specs, "autograph": False}
+            return tf.function(wrap(function), **settings).get_concrete_function()
+
+    def call(*arguments):
+        return graph()(*arguments) if tf.inside_function() else function(*arguments)
+
+    return call
+
+
 class Signatures:
     """All signatures of a model.
 
     Args:
         lm: FWLCausalLM with a SentencePiece preprocessor.
         options: caps.
+        wrap: applied to what is to be a graph, as a whole or by itself within others.
 
     Attributes:
         tokenizer: the GraphTokenizer, to be tracked by whoever saves the functions.
@@ -84,8 +99,9 @@ class Signatures:
         ValueError: if the model cannot take text.
     """
 
-    def __init__(self, lm, options: ServingOptions):
+    def __init__(self, lm, options: ServingOptions, wrap: Callable = lambda function: function):
         self._lm = lm
+        self._wrap = wrap
         self._options = options
         self._window = lm.context_length or options.max_tokens
         self.tokenizer = GraphTokenizer(lm.codec, options.max_tokens, options.max_bytes)
@@ -93,6 +109,12 @@ class Signatures:
             name: ((None, *value.shape[1:]), value.dtype)
             for name, value in lm.initial_state(1).items()
         }
+        ids = tf.RaggedTensorSpec([None, None], tf.int32)
+        state = {name: tf.TensorSpec(*spec) for name, spec in self._state.items()}
+        numbers = [tf.TensorSpec([None], dtype) for dtype in _DRAWING]
+        seeds, active = tf.TensorSpec([None, 2], tf.uint32), tf.TensorSpec([None], tf.bool)
+        self._read_rows = _once(wrap, self._read_rows, [ids, state])
+        self._write_rows = _once(wrap, self._write_rows, [ids, state, *numbers, seeds, active])
 
     def all(self) -> dict[str, Signature]:
         """Return the signatures by name; `score` is also to be the default one."""
@@ -119,7 +141,7 @@ class Signatures:
         signatures = {}
         for name, (function, inputs, description) in described.items():
             specs = {key: tf.TensorSpec(*spec, name=key) for key, spec in inputs.items()}
-            signatures[name] = Signature(function, specs, description)
+            signatures[name] = Signature(self._wrap(function), specs, description)
         return signatures
 
     def _score(self, inputs):
@@ -199,27 +221,21 @@ class Signatures:
         fine = checks.fine
         ids = self._begin(keep_rows(ids, fine), state)
         top_k, seed = inputs["top_k"], tf.cast(tf.where(fine, inputs["seed"], 0), tf.uint32)
-        draw = Sampling(
-            temperature=tf.where(fine, inputs["temperature"], 1.0),
-            top_k=tf.where(tf.logical_and(fine, top_k > 0), top_k, self.tokenizer.vocab_size),
-            top_p=tf.where(fine, inputs["top_p"], 1.0),
-        )
-        found = write_rows(
-            self._lm,
+        found, logits = self._write_rows(
             ids,
             state,
-            self._window,
-            new_tokens=tf.where(fine, inputs["max_new_tokens"], 0),
-            draw=draw,
-            seeds=tf.stack([seed, tf.zeros_like(seed)], axis=1),
-            active=fine,
-            stop_token_ids=self.tokenizer.end_token_ids,
+            tf.where(fine, inputs["max_new_tokens"], 0),
+            tf.where(fine, inputs["temperature"], 1.0),
+            tf.where(tf.logical_and(fine, top_k > 0), top_k, self.tokenizer.vocab_size),
+            tf.where(fine, inputs["top_p"], 1.0),
+            tf.stack([seed, tf.zeros_like(seed)], axis=1),
+            fine,
         )
         state = found.state
         checks.warn("diverged", found.diverged)
         checks.refuse("overflow", tf.logical_not(found.finite))
         # Logits overflow before the state does.
-        checks.refuse_overflow({**state, "logits": next_logits(self._lm, state)})
+        checks.refuse_overflow({**state, "logits": logits})
         fine = checks.fine
         written = keep_rows(found.ids, fine)
         count = tf.cast(written.row_lengths(), tf.int32)
@@ -248,9 +264,27 @@ class Signatures:
         return {"text": self.tokenizer.decode(ids), **checks.outputs()}
 
     def _read_ids(self, ids, state, checks):
-        found = read_rows(self._lm, ids, state, self._window)
+        found = self._read_rows(ids, state)
         checks.warn("diverged", found.diverged)
         return found.losses, found.scored, found.state
+
+    def _read_rows(self, ids, state):
+        return read_rows(self._lm, ids, state, self._window)
+
+    def _write_rows(self, ids, state, new_tokens, temperature, top_k, top_p, seeds, active):
+        found = write_rows(
+            self._lm,
+            ids,
+            state,
+            self._window,
+            read=self._read_rows,
+            new_tokens=new_tokens,
+            draw=Sampling(temperature=temperature, top_k=top_k, top_p=top_p),
+            seeds=seeds,
+            active=active,
+            stop_token_ids=self.tokenizer.end_token_ids,
+        )
+        return found, next_logits(self._lm, found.state)
 
     def _begin(self, ids, state):
         """Return ids with the start token before the first one of a text."""

@@ -57,7 +57,7 @@ def test_bins_of_few_documents_are_left_out():
     values = np.array([1, 1, 1, 1, 9])
     found = gain_by(np.ones(5), values, documents, doubling_edges(9), min_documents=2)
     np.testing.assert_array_equal(found["from"], [1])
-    with pytest.raises(ValueError, match="min_documents=5"):
+    with pytest.raises(ValueError, match="`min_documents`=5"):
         gain_by(np.ones(5), values, documents, doubling_edges(9))
 
 

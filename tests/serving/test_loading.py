@@ -108,6 +108,7 @@ def test_a_state_goes_on_in_another_process(exported, served, tmp_path):
     np.savez(tmp_path / "state.npz", **state)
     code = """
 import numpy as np, tensorflow as tf, tensorflow_text
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 model = tf.saved_model.load(sys.argv[1])
 def ask(name, **inputs):
     inputs = {key: tf.constant(value) for key, value in inputs.items()}
