@@ -19,9 +19,10 @@ from fwl_keras.data.decode import decode_text
 from fwl_keras.data.load_corpus import CORPUS_NAMES
 from fwl_keras.data.text_files import existing_path
 from fwl_keras.inference.divergence_policies import POLICIES
+from fwl_keras.inference.sampler_names import DRAWING
 from fwl_keras.runs.config import BODIES, DTYPES, PRESETS, SPLITS, RunConfig
 from fwl_keras.runs.directory import RunDirectory, check_new_run
-from fwl_keras.runs.samplers import SAMPLERS, make_sampler
+from fwl_keras.runs.samplers import make_sampler
 from fwl_keras.runs.terminal import fail, quiet_frameworks, reported, say
 from fwl_keras.serving import options as serving
 
@@ -294,7 +295,7 @@ def generate(
     text_field: TextField = "text",
     passes: Annotated[int, typer.Option(help="How often to read the files.")] = 1,
     max_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 200,
-    sampler: Annotated[Literal[*SAMPLERS], typer.Option(help="How tokens are drawn.")] = "top_p",
+    sampler: Annotated[Literal[*DRAWING], typer.Option(help="How tokens are drawn.")] = "top_p",
     temperature: Annotated[
         float | None, typer.Option(help="Divides the logits. Default: 0.8.")
     ] = None,

@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from fwl_keras.cli import app
 from fwl_keras.inference.divergence_policies import POLICIES
+from fwl_keras.inference.sampler_names import DRAWING
 from fwl_keras.runs.config import BODIES, DTYPES, PRESETS, SPLITS, RunConfig
 from fwl_keras.runs.directory import RunDirectory
-from fwl_keras.runs.samplers import SAMPLERS
 from fwl_keras.serving import options
 
 
@@ -40,7 +40,7 @@ def test_help(invoke, command):
         ("train", "--dtype", DTYPES),
         ("evaluate", "--split", SPLITS),
         ("evaluate", "--on-divergence", POLICIES),
-        ("generate", "--sampler", SAMPLERS),
+        ("generate", "--sampler", DRAWING),
         ("export", "--dtype", options.DTYPES),
     ],
 )

@@ -42,8 +42,8 @@ class EncoderBlockBackbone(keras.layers.Layer):
         ImportError: without tf-models-official, or on a backend other than TensorFlow.
 
     Example:
-        >>> body = EncoderBlockBackbone(50, 2, width=16, num_heads=2, max_sequence_length=64)
-        >>> lm = FWLCausalLM(body, FWLBlock(16, 50, unembedding=body.token_embedding))
+        >>> backbone = EncoderBlockBackbone(50, 2, width=16, num_heads=2, max_sequence_length=64)
+        >>> lm = FWLCausalLM(backbone, FWLBlock(16, 50, unembedding=backbone.token_embedding))
     """
 
     def __init__(

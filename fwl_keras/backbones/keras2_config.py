@@ -234,7 +234,7 @@ def _check_entry(entry):
 
 
 def _given_class(name, registered):
-    """A layer's class that the caller gives or has registered, and no library."""
+    """Return a layer's class that the caller gives or has registered, and no library."""
     for names in (keras.saving, tf_keras.saving):
         for one in (registered, name):
             found = names.get_registered_object(one) if isinstance(one, str) else None
@@ -254,7 +254,7 @@ def _check_name(key, value):
 
 
 def _without_compiling(config):
-    """The configuration without losses and optimizers, of which an adapter has no use."""
+    """Return the configuration without losses and optimizers, of which an adapter has no use."""
     if isinstance(config, dict):
         return {
             name: _without_compiling(value)

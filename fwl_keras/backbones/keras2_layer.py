@@ -98,7 +98,7 @@ class Keras2Layer(keras.layers.Layer):
             raise ValueError(f"`frozen` has {unknown}, which end no name of a variable: {names}.")
 
     def example(self, input_shape):
-        """Inputs of a shape, for the first call.
+        """Return inputs of a shape, for the first call.
 
         Args:
             input_shape: shape, or a list or dict of them.

@@ -1,4 +1,4 @@
-"""The TensorFlow Model Garden's layers that bodies are made of; the import takes seconds."""
+"""The TensorFlow Model Garden's layers that backbones are made of; the import takes seconds."""
 
 try:
     from official.nlp.modeling.layers import (

@@ -1,4 +1,4 @@
-"""A recurrent body that hands out its state."""
+"""A recurrent backbone that hands out its state."""
 
 import keras
 from keras import ops
@@ -31,8 +31,8 @@ class RecurrentBackbone(keras.layers.Layer):
         ValueError: if `layers` is empty, or holds a layer that reads backwards.
 
     Example:
-        >>> body = RecurrentBackbone([keras.layers.Embedding(50, 16), keras.layers.GRU(16)])
-        >>> body(np.zeros((2, 10), "int32")).shape
+        >>> backbone = RecurrentBackbone([keras.layers.Embedding(50, 16), keras.layers.GRU(16)])
+        >>> backbone(np.zeros((2, 10), "int32")).shape
         (2, 10, 16)
     """
 
@@ -81,7 +81,7 @@ class RecurrentBackbone(keras.layers.Layer):
         return x if context is None else (x, new_context)
 
     def initial_context(self, batch_size: int, length: int | None = None) -> dict:
-        """The context before the first token.
+        """Return the context before the first token.
 
         Args:
             batch_size: number of rows B, int or integer tensor.
@@ -111,5 +111,5 @@ class RecurrentBackbone(keras.layers.Layer):
 
 
 def _state_names(index, layer):
-    """Names of a recurrent layer's states: an LSTM has two."""
+    """Return names of a recurrent layer's states: an LSTM has two."""
     return [f"layer_{index}_{i}" for i in range(len(keras.tree.flatten(layer.state_size)))]

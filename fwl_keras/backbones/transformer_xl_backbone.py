@@ -1,4 +1,4 @@
-"""Transformer-XL, the body of the paper, from the TensorFlow Model Garden."""
+"""Transformer-XL, the backbone of the paper, from the TensorFlow Model Garden."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ _EVERYTHING = np.iinfo("int32").max
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
 class TransformerXLBackbone(keras.layers.Layer):
-    """Transformer-XL (Dai et al. 2019, arXiv 1901.02860) as a causal body with a memory.
+    """Transformer-XL (Dai et al. 2019, arXiv 1901.02860) as a causal backbone with a memory.
 
     `tfm.nlp.layers.TransformerXL` with relative positions and a causal mask, between an embedding
     of ours and the features. Its memory, the inputs of every layer for the last tokens, can be
@@ -52,8 +52,8 @@ class TransformerXLBackbone(keras.layers.Layer):
         ImportError: without tf-models-official, or on a backend other than TensorFlow.
 
     Example:
-        >>> body = TransformerXLBackbone(50, num_layers=2, width=16, num_heads=2, memory_length=8)
-        >>> features, context = body(ids, context=body.initial_context(len(ids)))
+        >>> backbone = TransformerXLBackbone(50, 2, width=16, num_heads=2, memory_length=8)
+        >>> features, context = backbone(ids, context=backbone.initial_context(len(ids)))
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class TransformerXLBackbone(keras.layers.Layer):
         return features, new_context
 
     def _visible(self, padding_mask, context, room):
-        """Where a token may look, bool [B, T, room + T]: at what exists, up to itself."""
+        """Return where a token may look, bool [B, T, room + T]: at what exists, up to itself."""
         length = ops.shape(padding_mask)[1]
         exists = padding_mask
         if context is not None:
@@ -177,7 +177,7 @@ class TransformerXLBackbone(keras.layers.Layer):
         return ops.logical_and(exists[:, None], causal[None])
 
     def initial_context(self, batch_size: int, length: int | None = None) -> dict:
-        """An empty memory.
+        """Return an empty memory.
 
         Args:
             batch_size: number of rows B, int or integer tensor.
@@ -201,7 +201,7 @@ class TransformerXLBackbone(keras.layers.Layer):
 
 
 def memory_names(num_layers: int) -> list[str]:
-    """Names of a context's memories, one for each layer."""
+    """Return names of a context's memories, one for each layer."""
     return [f"memory_{i}" for i in range(num_layers)]
 
 

@@ -37,7 +37,7 @@ def tensor_gradients(function: Callable, x) -> tuple:
 
 
 def weight_gradients(lm: keras.Model, variables: list[keras.Variable], function: Callable) -> tuple:
-    """A function's other results, and its gradients with respect to a model's variables.
+    """Return a function's other results, and its gradients with respect to a model's variables.
 
     Args:
         lm: the model.

@@ -5,7 +5,7 @@ import keras
 
 
 def train_step(model, state, data) -> tuple:
-    """One optimizer step on one batch.
+    """Take one optimizer step on one batch.
 
     Args:
         model: FWLCausalLM.
@@ -39,7 +39,7 @@ def test_step(model, state, data) -> tuple:
 
 
 def _forward(model, trainable, non_trainable, data, training):
-    """The loss, the counts, and what the step makes of the carried state and of random seeds."""
+    """Return the loss, the counts, and what the step makes of carried state and random seeds."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     fixed = model.non_trainable_variables
     variables = [*model.trainable_variables, *fixed]
@@ -55,7 +55,7 @@ def _update_trackers(model, metrics, loss, counts):
 
 
 def _values(variables, values):
-    """A scope in which variables have these values."""
+    """Return a scope in which variables have these values."""
     mapping = zip(variables, values, strict=True)
     # Without `collect_losses` the layers' own losses are lost.
     return keras.StatelessScope(mapping, collect_losses=True)

@@ -35,7 +35,7 @@ def tensor_gradients(function: Callable, x) -> tuple:
 
 
 def weight_gradients(lm: keras.Model, variables: list[keras.Variable], function: Callable) -> tuple:
-    """A function's other results, and its gradients with respect to a model's variables.
+    """Return a function's other results, and its gradients with respect to a model's variables.
 
     Args:
         lm: the model.
@@ -55,7 +55,7 @@ def _gradients(function, sources, watched=()):
 
 
 def _slice_gradient(op, dy):
-    """Of an array with a slice replaced: to the array outside of it, to the slice inside."""
+    """Return gradients to an array outside of a slice replaced in it, and to what is inside."""
     _, update, indices = op.inputs
     outside = dynamic_update_slice(dy, tf.zeros_like(update), indices)
     # As XLA does, the slice is moved until it fits.

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 
 def train_step(model, data) -> dict:
-    """One optimizer step on one batch.
+    """Take one optimizer step on one batch.
 
     Args:
         model: FWLCausalLM.
@@ -41,7 +41,7 @@ def test_step(model, data) -> dict:
 
 
 def _share(tokens):
-    """A replica's part of the batch's tokens: replicas' gradients are added up."""
+    """Return a replica's part of the batch's tokens: replicas' gradients are added up."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         # All of it, also of a batch without any token, whose layers have losses of their own.
         return 1.0
@@ -49,12 +49,12 @@ def _share(tokens):
 
 
 def _over_replicas(value):
-    """The sum over the replicas of this step."""
+    """Return the sum over the replicas of this step."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
 def _of_all_replicas(loss, counts):
-    """Loss and counts of the whole batch, the same in every replica.
+    """Return loss and counts of the whole batch, the same in every replica.
 
     Replicas' results are averaged by Keras, which is right for none that is not a mean of equal
     parts; trackers add up what every replica puts in, which leaves means as they are.

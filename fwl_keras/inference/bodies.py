@@ -34,7 +34,7 @@ class Body:
         self.takes_dict = isinstance(getattr(backbone, "input", None), dict)
 
     def features(self, token_ids: Tensor, padding_mask: Tensor | None, training=None) -> Tensor:
-        """Features [B, T, D] of a text on its own.
+        """Return features [B, T, D] of a text on its own.
 
         Args:
             token_ids: int tensor [B, T].
@@ -49,7 +49,7 @@ class Body:
         return self.backbone(inputs, training=training)
 
     def initial_context(self, batch_size: int, length: int | None) -> dict:
-        """The context before the first token: a dict of tensors [B, ...].
+        """Return the context before the first token: a dict of tensors [B, ...].
 
         Args:
             batch_size: number of rows B.
@@ -61,7 +61,7 @@ class Body:
         """
         raise ValueError(
             f"The backbone {self.backbone.name!r} ({type(self.backbone).__name__}) keeps no "
-            "context from call to call; use a KerasHub body or a RecurrentBackbone for that."
+            "context from call to call; use a KerasHub backbone or a RecurrentBackbone for that."
         )
 
 
@@ -86,7 +86,7 @@ class ContextBody(Body):
     def advance(
         self, token_ids: Tensor, padding_mask: Tensor, context: dict, training=False
     ) -> tuple:
-        """Features of a text that follows on a context.
+        """Return features of a text that follows on a context.
 
         Args:
             token_ids: int tensor [B, T].
@@ -101,11 +101,11 @@ class ContextBody(Body):
         return self.backbone(inputs, context=context, training=training)
 
     def restart(self, context: dict, rows: Tensor) -> dict:
-        """The context with a new one in the rows where `rows` (bool tensor [B]) is true."""
+        """Return the context with a new one in the rows where `rows` (bool tensor [B]) is true."""
         return reset_rows(context, rows)
 
     def place(self, context: dict, position: Tensor) -> dict:
-        """The context with every row at a position, where it is written by position.
+        """Return the context with every row at a position, where it is written by position.
 
         Args:
             context: dict of tensors [B, ...].
@@ -114,7 +114,7 @@ class ContextBody(Body):
         return context
 
     def room(self, context: dict) -> int | None:
-        """Tokens that the context can still take, or None for no limit."""
+        """Return tokens that the context can still take, or None for no limit."""
         return None
 
 
@@ -148,7 +148,7 @@ class KerasHubBody(Body):
         }
 
     def advance(self, token_ids, padding_mask, context, training=False):
-        """As `ContextBody.advance`; all rows are taken to be where the first one is."""
+        """Do as `ContextBody.advance`; all rows are taken to be where the first one is."""
         _, features, cache = self._task.call_with_cache(
             token_ids, context["cache"], context["position"][0]
         )
@@ -156,22 +156,22 @@ class KerasHubBody(Body):
         return features, {"cache": cache, "position": context["position"] + lengths}
 
     def restart(self, context, rows):
-        """As `ContextBody.restart`: whatever is behind a cache's position is not attended to."""
+        """Do as `ContextBody.restart`: whatever is behind a cache's position is not attended to."""
         return {**context, "position": ops.where(rows, 0, context["position"])}
 
     def place(self, context, position):
-        """As `ContextBody.place`."""
+        """Do as `ContextBody.place`."""
         position = ops.cast(position, "int32") + ops.zeros_like(context["position"])
         return {**context, "position": position}
 
     def room(self, context):
-        """As `ContextBody.room`."""
+        """Do as `ContextBody.room`."""
         position = ops.convert_to_numpy(context["position"])
         return context["cache"].shape[3] - int(position.max())
 
 
 def cached_task_class(backbone: keras.layers.Layer) -> type | None:
-    """KerasHub's CausalLM with a key/value cache for a backbone, or None if there is none."""
+    """Return KerasHub's CausalLM with a key/value cache for a backbone, or None for none."""
     # Whoever has a KerasHub backbone has imported KerasHub.
     keras_hub = sys.modules.get("keras_hub")
     if keras_hub is None or not isinstance(backbone, keras_hub.models.Backbone):
@@ -192,7 +192,7 @@ def cached_task_class(backbone: keras.layers.Layer) -> type | None:
 
 
 def vocabulary_size_of(backbone: keras.layers.Layer) -> int | None:
-    """Number of ids that a backbone reads, where that can be told; None elsewhere.
+    """Return number of ids that a backbone reads, where that can be told; None elsewhere.
 
     Known are KerasHub's `vocabulary_size`, and an embedding that is a backbone's first layer, or is
     called on its inputs.
@@ -212,7 +212,7 @@ def vocabulary_size_of(backbone: keras.layers.Layer) -> int | None:
 
 
 def context_length_of(backbone: keras.layers.Layer, preprocessor) -> int | None:
-    """Tokens that a model reads at once, from wherever that is known; None for nowhere.
+    """Return tokens that a model reads at once, from wherever that is known; None for nowhere.
 
     The backbone's own `max_sequence_length`; else, for backbones that do not go on from a context
     of constant size, the preprocessor's `sequence_length`.
@@ -224,7 +224,7 @@ def context_length_of(backbone: keras.layers.Layer, preprocessor) -> int | None:
 
 
 def find_body(backbone: keras.layers.Layer) -> Body:
-    """The way to run a backbone that makes the most of what it can do."""
+    """Find the way to run a backbone that makes the most of what it can do."""
     if hasattr(backbone, "initial_context"):
         return ContextBody(backbone)
     if cached_task_class(backbone) is not None:

@@ -33,7 +33,7 @@ class Watch:
     def after(
         self, diverged: Tensor, state: dict, before: dict, frozen: np.ndarray
     ) -> tuple[dict, np.ndarray]:
-        """What to go on with after a window.
+        """Decide what to go on with after a window.
 
         Args:
             diverged: bool tensor [B], rows that did in this window.
@@ -84,7 +84,7 @@ class Watch:
 
 
 def _learned(state):
-    """The block's part of a model's state."""
+    """Return the block's part of a model's state."""
     return {n: v for n, v in split_context(state)[0].items() if not n.startswith("pending_")}
 
 

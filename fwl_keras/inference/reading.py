@@ -31,8 +31,8 @@ class Score(NamedTuple):
     state: dict
 
 
-class Reader:
-    """The part of FWLCausalLM that reads on and on. Mixed into `keras.Model`.
+class Reader(keras.Model):
+    """The part of FWLCausalLM that reads on and on.
 
     A state is a flat dict of tensors of constant size: the block's (see
     `FWLBlock.initial_state`), `pending_features` float32 [B, D] and `pending_valid` bool [B] (the

@@ -6,21 +6,12 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from fwl_keras.inference.sampler_names import DRAWING, SEARCHING
 from fwl_keras.ops import random_uniform, sample_tokens
 from fwl_keras.ops._types import Tensor
 
 if TYPE_CHECKING:
     import keras_hub
-
-# KerasHub's names for the samplers whose tokens are drawn here, with keys for every row, and for
-# the one that searches instead of drawing; and their classes.
-DRAWING = {
-    "greedy": "GreedySampler",
-    "random": "RandomSampler",
-    "top_k": "TopKSampler",
-    "top_p": "TopPSampler",
-}
-SEARCHING = {"beam": "BeamSampler"}
 
 
 @dataclass(frozen=True)
@@ -125,12 +116,12 @@ def get_sampler(sampler) -> "keras_hub.samplers.Sampler":
 
 
 def searches(sampler: "keras_hub.samplers.Sampler") -> bool:
-    """Whether a sampler of `get_sampler` is beam search, which draws no tokens."""
+    """Return whether a sampler of `get_sampler` is beam search, which draws no tokens."""
     return _is_one_of(sampler, SEARCHING)
 
 
 def draws_by_itself(sampler: "keras_hub.samplers.Sampler") -> bool:
-    """Whether a sampler of `get_sampler` is none of KerasHub's."""
+    """Return whether a sampler of `get_sampler` is none of KerasHub's."""
     return not _is_one_of(sampler, DRAWING | SEARCHING)
 
 
@@ -147,14 +138,14 @@ def sampling_of(sampler: "keras_hub.samplers.Sampler") -> Sampling | CustomSampl
 
 
 def _is_one_of(sampler, classes):
-    """Whether it is one of these samplers of KerasHub, and none derived from them."""
+    """Return whether it is one of these samplers of KerasHub, and none derived from them."""
     import keras_hub
 
     return type(sampler) in [getattr(keras_hub.samplers, name) for name in classes.values()]
 
 
 def _draws_tokens(sampler):
-    """Whether a sampler has a `get_next_token` of its own, and no loop of its own."""
+    """Return whether a sampler has a `get_next_token` of its own, and no loop of its own."""
     import keras_hub
 
     base, kind = keras_hub.samplers.Sampler, type(sampler)

@@ -35,7 +35,7 @@ class TextPreprocessor:
 
     Example:
         >>> tokenizer = SentencePieceTokenizer.train(texts, 1000)
-        >>> lm = FWLCausalLM(body, block, preprocessor=TextPreprocessor(tokenizer))
+        >>> lm = FWLCausalLM(backbone, block, preprocessor=TextPreprocessor(tokenizer))
         >>> lm.generate("Once upon", max_length=50)
     """
 
@@ -102,7 +102,7 @@ class Codec:
         self.pad_token_id = pad_token_id
 
     def rows(self, inputs, name: str) -> Rows:
-        """Rows of token ids, without start and end tokens.
+        """Return rows of token ids, without start and end tokens.
 
         Args:
             inputs: a text, or several in a list, an array or a tensor [B]; or token ids: a
@@ -151,7 +151,7 @@ class Codec:
         return Rows([self._row(_vector(one, name), name) for one in inputs], False, False)
 
     def encode(self, texts: Sequence[str | bytes], name: str = "texts") -> list[np.ndarray]:
-        """Token ids of texts, int32 [T_i], without start and end tokens.
+        """Return token ids of texts, int32 [T_i], without start and end tokens.
 
         Args:
             texts: the texts, bytes in UTF-8.
@@ -167,7 +167,7 @@ class Codec:
         return [np.asarray(tokenizer(text), "int32").reshape(-1) for text in texts]
 
     def decode(self, ids: np.ndarray) -> str:
-        """The text of token ids [T]; special tokens disappear."""
+        """Return the text of token ids [T]; special tokens disappear."""
         tokenizer = self._tokenizer()
         if isinstance(self.preprocessor, TextPreprocessor):
             return tokenizer.decode(ids)
@@ -181,7 +181,7 @@ class Codec:
         return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
 
     def continuation(self, before: np.ndarray) -> Callable[[np.ndarray], str]:
-        """How to decode what comes after other tokens.
+        """Return a function that decodes what comes after other tokens.
 
         A text's first token is decoded differently by some tokenisers: SentencePiece models with
         a dummy prefix, as Llama's, take a space off it. Hence what is new is decoded with what
@@ -250,7 +250,7 @@ class Codec:
         return tokenizer
 
     def _from_dataset(self, dataset, name):
-        """Rows of all batches of a tf.data.Dataset."""
+        """Return rows of all batches of a tf.data.Dataset."""
         spec = dataset.element_spec
         if isinstance(spec, tuple):
             raise ValueError(
@@ -293,7 +293,7 @@ class Codec:
         return [self._check(row[m], name) for row, m in zip(ids, mask, strict=True)]
 
     def _row(self, ids, name):
-        """A row's tokens, without padding."""
+        """Return a row's tokens, without padding."""
         if self.pad_token_id is not None:
             ids = ids[ids != self.pad_token_id]
         return self._check(ids, name)
@@ -318,12 +318,12 @@ def _decoded(text, index, name):
 
 
 def _is_string(tensor):
-    """Whether it holds strings: then it is TensorFlow's, whatever the backend is."""
+    """Return whether it holds strings: then it is TensorFlow's, whatever the backend is."""
     return getattr(getattr(tensor, "dtype", None), "name", None) == "string"
 
 
 def _unpacked(inputs, name):
-    """Arrays of texts as a text or a list of them, ragged tensors as lists; else as it is."""
+    """Return arrays of texts as a text or a list, ragged tensors as lists; else as it is."""
     if hasattr(inputs, "row_splits"):
         return inputs.to_list()
     array = inputs.numpy() if _is_string(inputs) and hasattr(inputs, "numpy") else inputs

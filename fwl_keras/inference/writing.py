@@ -14,7 +14,7 @@ from fwl_keras.inference.writing_settings import writing_settings
 
 
 class Writer(Reader):
-    """The part of FWLCausalLM that writes. Mixed into `keras.Model`.
+    """The part of FWLCausalLM that writes.
 
     Attributes:
         sampler: a KerasHub sampler or its name, see `compile`.

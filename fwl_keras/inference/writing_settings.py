@@ -9,7 +9,8 @@ from keras import ops
 
 from fwl_keras._arguments import is_int, require_bools, require_count, require_int
 from fwl_keras.inference.divergence import Watch
-from fwl_keras.inference.samplers import DRAWING, draws_by_itself, get_sampler
+from fwl_keras.inference.sampler_names import DRAWING
+from fwl_keras.inference.samplers import draws_by_itself, get_sampler
 
 if TYPE_CHECKING:
     import keras_hub

@@ -19,7 +19,7 @@ from fwl_keras.saving import check_config
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
-class FWLCausalLM(Learner, Writer, keras.Model):
+class FWLCausalLM(Learner, Writer):
     """Any Keras backbone from token ids to features, with a fast weight block on top.
 
     Trains with `fit` on batches of token ids alone: labels are the ids shifted by one, and the
@@ -138,7 +138,7 @@ class FWLCausalLM(Learner, Writer, keras.Model):
         self.built = True
 
     def build(self, *args, **kwargs):
-        """Nothing is left to build: the constructor did."""
+        """Do nothing: the constructor built everything."""
 
     def _symbolic_build(self, iterator=None, data_batch=None):
         if keras.backend.backend() != "tensorflow":
@@ -203,7 +203,7 @@ class FWLCausalLM(Learner, Writer, keras.Model):
         return (result, join_context(state, context)) if return_state else result
 
     def trained_loss(self, x, labels, padding_mask):
-        """Losses with the trained weights: one more, read-only pass of the block.
+        """Return losses with the trained weights: one more, read-only pass of the block.
 
         Args:
             x: float tensor [B, T, D], features.
@@ -217,7 +217,7 @@ class FWLCausalLM(Learner, Writer, keras.Model):
         return self.block.unembedding.cross_entropy(features, labels)
 
     def diverged(self, x, labels, counted, losses):
-        """Rows whose fast weights predict worse than the trained ones; see `diverged_rows`.
+        """Return rows whose fast weights predict worse than the trained ones; see `diverged_rows`.
 
         Args:
             x: float tensor [B, T, D], features.
@@ -234,7 +234,7 @@ class FWLCausalLM(Learner, Writer, keras.Model):
         return diverged_rows(losses, trained, counted, length)
 
     def _split_inputs(self, inputs):
-        """Token ids [B, T], and the bool padding mask [B, T] or None."""
+        """Return token ids [B, T], and the bool padding mask [B, T] or None."""
         if isinstance(inputs, dict) and "token_ids" not in inputs:
             raise ValueError(
                 "`inputs` given as a dict must hold `token_ids` (and `padding_mask`); received "
@@ -247,7 +247,7 @@ class FWLCausalLM(Learner, Writer, keras.Model):
         return token_ids, None if pad is None else ops.not_equal(token_ids, pad)
 
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):
-        """As `keras.Model.save`; the state that training carries is not part of a model.
+        """Do as `keras.Model.save`; the state that training carries is not part of a model.
 
         Raises:
             ValueError: if the file is to be HDF5, from which such a model cannot be loaded.
@@ -324,7 +324,7 @@ class FWLCausalLM(Learner, Writer, keras.Model):
             print(f"{path} is written. Serve it with: {serve_command(path)}")
 
     def quantize(self, *args, **kwargs):
-        """Refused: the fast weights' steps need weights in floating point.
+        """Refuse: the fast weights' steps need weights in floating point.
 
         Raises:
             ValueError: always, before anything is changed.

@@ -213,7 +213,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
     # Texts
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
-        """Token ids, labels and weights of texts; everything else as it is.
+        """Return token ids, labels and weights of texts; everything else as it is.
 
         Args:
             x: a batch of texts, or token ids in any form that `fit` takes.
@@ -255,7 +255,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
         validation_data=None,
         **kwargs,
     ):
-        """As `keras.Model.fit`; `x` and `validation_data` may also be texts."""
+        """Do as `keras.Model.fit`; `x` and `validation_data` may also be texts."""
         x, y, sample_weight = self._tokenized(x, y, sample_weight)
         if holds_text(validation_data):
             if isinstance(validation_data, tuple):
@@ -275,24 +275,24 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
         )
 
     def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
-        """As `keras.Model.evaluate`; `x` may also be texts."""
+        """Do as `keras.Model.evaluate`; `x` may also be texts."""
         x, y, sample_weight = self._tokenized(x, y, sample_weight)
         return FWLCausalLM.evaluate(self, x, y, batch_size, sample_weight=sample_weight, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs):
-        """As `keras.Model.predict`: logits [N, T, V]; `x` may also be texts."""
+        """Do as `keras.Model.predict`: logits [N, T, V]; `x` may also be texts."""
         return keras.Model.predict(self, self._tokenized(x)[0], batch_size, **kwargs)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
-        """As `keras.Model.train_on_batch`; `x` may also be texts."""
+        """Do as `keras.Model.train_on_batch`; `x` may also be texts."""
         return FWLCausalLM.train_on_batch(self, *self._tokenized(x, y, sample_weight), **kwargs)
 
     def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
-        """As `keras.Model.test_on_batch`; `x` may also be texts."""
+        """Do as `keras.Model.test_on_batch`; `x` may also be texts."""
         return keras.Model.test_on_batch(self, *self._tokenized(x, y, sample_weight), **kwargs)
 
     def predict_on_batch(self, x):
-        """As `keras.Model.predict_on_batch`; `x` may also be texts."""
+        """Do as `keras.Model.predict_on_batch`; `x` may also be texts."""
         return keras.Model.predict_on_batch(self, self._tokenized(x)[0])
 
     def _tokenized(self, x, y=None, sample_weight=None):
@@ -300,7 +300,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
 
 
 def is_preset_with_fast_weights(preset: str) -> bool:
-    """Whether `KerasHubFWLCausalLM.save_to_preset` wrote a preset."""
+    """Return whether `KerasHubFWLCausalLM.save_to_preset` wrote a preset."""
     if not check_file_exists(preset, TASK):
         return False
     return load_json(preset, TASK).get("registered_name") == REGISTERED
@@ -332,7 +332,7 @@ def _load_preprocessor(preset):
 
 
 def _resolve_dtype(saved, given):
-    """The dtype policy to load with, by KerasHub's rules for presets."""
+    """Return the dtype policy to load with, by KerasHub's rules for presets."""
     if given is not None or saved is None:
         return given
     policy = keras.dtype_policies.get(saved)
@@ -438,7 +438,7 @@ def from_preset(
 
 
 def _unembedding_of(causal_lm):
-    """The embedding whose reverse gives the model's logits."""
+    """Return the embedding whose reverse gives the model's logits."""
     name = type(causal_lm).__name__
     if not isinstance(causal_lm, keras_hub.models.CausalLM):
         raise ValueError(f"`causal_lm` must be a keras_hub.models.CausalLM; received {name}.")

@@ -15,5 +15,5 @@ class KerasHubStandIn:
         return KerasHubFWLCausalLM.from_config(config, custom_objects=custom_objects)
 
     def get_config(self) -> dict:
-        """Only there because Keras registers no class without it."""
+        """Exist, because Keras registers no class without it."""
         raise NotImplementedError("KerasHubStandIn is never an object, so it is never saved.")

@@ -45,7 +45,7 @@ class Learner(keras.Model):
             tracker._direction = "up"
 
     def compute_loss_and_counts(self, inputs, labels=None, sample_weight=None, training=True):
-        """The training loss, and what the trackers add up; the same on every backend.
+        """Return the training loss, and what the trackers add up; the same on every backend.
 
         Args:
             inputs: as for `call`; or with `starts`, bool tensor [B], to go on from the state that
@@ -144,7 +144,7 @@ class Learner(keras.Model):
         self.train_function = None
 
     def document_state(self, batch_size: int, carry_context: bool) -> dict:
-        """What rows begin with that read whole documents in windows.
+        """Return what rows begin with that read whole documents in windows.
 
         Args:
             batch_size: number of rows B.
@@ -180,7 +180,7 @@ class Learner(keras.Model):
             self._tracker.lock()
 
     def _carried_arguments(self, inputs, training):
-        """Arguments of `call` that make a batch with `starts` go on where the last one ended."""
+        """Return arguments of `call` that let a batch with `starts` go on where the last ended."""
         if not isinstance(inputs, dict) or "starts" not in inputs:
             return {}
         if not training:
@@ -233,7 +233,7 @@ class Learner(keras.Model):
         sample_weight=None,
         **kwargs,
     ):
-        """As `keras.Model.fit`.
+        """Do as `keras.Model.fit`.
 
         `sample_weight` needs no `y`, and callbacks that watch the model's own metrics no `mode`.
 
@@ -264,7 +264,7 @@ class Learner(keras.Model):
     def evaluate(
         self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
     ):
-        """As `keras.Model.evaluate`; `sample_weight` needs no `y`.
+        """Do as `keras.Model.evaluate`; `sample_weight` needs no `y`.
 
         Warns:
             RuntimeWarning: with the number of tokens whose loss is not finite. They count as
@@ -281,13 +281,13 @@ class Learner(keras.Model):
         return result
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
-        """As `keras.Model.train_on_batch`; errors as for `fit`."""
+        """Do as `keras.Model.train_on_batch`; errors as for `fit`."""
         self._check_trainable()
         _refuse_class_weight(class_weight)
         return keras.Model.train_on_batch(self, x, y, sample_weight, **kwargs)
 
     def _with_labels(self, x, y, sample_weight):
-        """The labels themselves, where there are weights without them."""
+        """Return the labels themselves, where there are weights without them."""
         # Keras itself refuses weights beside datasets and generators.
         is_array = isinstance(x, dict) or hasattr(x, "shape")
         if y is not None or sample_weight is None or not is_array:
@@ -304,7 +304,7 @@ class Learner(keras.Model):
         return x, ops.convert_to_numpy(labels), ops.convert_to_numpy(weights)
 
     def _begin_fit(self, callbacks):
-        """What comes before any other part of `fit`."""
+        """Do what comes before any other part of `fit`."""
         self._check_trainable()
         trackers = (self.perplexity_tracker, self.adaptation_gain_tracker, self.total_gain_tracker)
         set_directions(callbacks, trackers)

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def holds_text(data) -> bool:
-    """Whether there is text in it.
+    """Return whether there is text in it.
 
     Args:
         data: a text, an array or tensor, a nested structure of such, or a `tf.data.Dataset`.
@@ -17,7 +17,7 @@ def holds_text(data) -> bool:
 
 
 def tokenized(preprocess: Callable, x, y=None, sample_weight=None) -> tuple:
-    """Texts as token ids; everything else as it is.
+    """Return texts as token ids; everything else as it is.
 
     Args:
         preprocess: function of `x`, `y` and `sample_weight` that gives a tuple `(x, y,
@@ -68,7 +68,7 @@ def _are_scalars(specs) -> bool:
 
 
 def _lists(x):
-    """Arrays of texts as lists of `str`, which every tokeniser takes."""
+    """Return arrays of texts as lists of `str`, which every tokeniser takes."""
     if isinstance(x, dict):
         return {name: _lists(value) for name, value in x.items()}
     if hasattr(x, "numpy"):

@@ -2,15 +2,17 @@
 
 from typing import TYPE_CHECKING
 
+from fwl_keras.inference.sampler_names import DRAWING
+
 if TYPE_CHECKING:
     import keras_hub
 
-# By name: KerasHub's class, and what it takes, with the values where none are given.
-SAMPLERS = {
-    "greedy": ("GreedySampler", {}),
-    "random": ("RandomSampler", {"temperature": 0.8}),
-    "top_k": ("TopKSampler", {"temperature": 0.8, "top_k": 40}),
-    "top_p": ("TopPSampler", {"temperature": 0.8, "top_k": None, "top_p": 0.9}),
+# What each sampler takes, with the values where none are given.
+_VALUES = {
+    "greedy": {},
+    "random": {"temperature": 0.8},
+    "top_k": {"temperature": 0.8, "top_k": 40},
+    "top_p": {"temperature": 0.8, "top_k": None, "top_p": 0.9},
 }
 _KERAS_HUB_NAMES = {"temperature": "temperature", "top_k": "k", "top_p": "p"}
 
@@ -25,7 +27,7 @@ def make_sampler(
     """Return a KerasHub sampler.
 
     Args:
-        name: one of `SAMPLERS`.
+        name: one of `DRAWING`.
         temperature: divides the logits; None for 0.8.
         top_k: likeliest tokens that are kept, of `"top_k"` and `"top_p"`; None for 40 and for all.
         top_p: probability of the likeliest tokens that are kept, of `"top_p"`; None for 0.9.
@@ -36,9 +38,9 @@ def make_sampler(
     Raises:
         ValueError: if a value is out of its range, or the sampler does not use it.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}; received {name!r}.")
-    kind, values = SAMPLERS[name]
+    if name not in DRAWING:
+        raise ValueError(f"`sampler` must be one of {', '.join(DRAWING)}; received {name!r}.")
+    values = _VALUES[name]
     choices = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     given = {argument: value for argument, value in choices.items() if value is not None}
     for argument in given:
@@ -56,4 +58,4 @@ def make_sampler(
     import keras_hub
 
     values = {_KERAS_HUB_NAMES[argument]: value for argument, value in {**values, **given}.items()}
-    return getattr(keras_hub.samplers, kind)(**values)
+    return getattr(keras_hub.samplers, DRAWING[name])(**values)

@@ -8,7 +8,8 @@ from keras import ops
 from lm_helpers import language_model, random_ids
 from samplers import Forbidding
 
-from fwl_keras.inference.samplers import DRAWING, SEARCHING, get_sampler
+from fwl_keras.inference.sampler_names import DRAWING, SEARCHING
+from fwl_keras.inference.samplers import get_sampler
 from fwl_keras.inference.writing_loop import next_logits
 
 

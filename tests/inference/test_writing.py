@@ -409,7 +409,7 @@ def test_the_same_on_jax(models, tmp_path):
         **expected,
     )
     here = Path(__file__).parent
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(here)}
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run(
         [sys.executable, str(here / "jax_reading.py"), str(tmp_path)],
         check=True,
