@@ -125,6 +125,7 @@ def test_unknown_length_with_states_and_masks():
             assert_close(gradient, expected, 1e-3)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     ("segment_length", "mode"),
     [
