@@ -10,11 +10,10 @@ and once with it carried to the document's end.
 Trainings are runs that continue where they were interrupted, and every reading that is finished is
 kept, so that the table can be filled over several sittings.
 
-    python benchmarks/carried_training.py              # about 20 minutes on 2 cores
-    python benchmarks/carried_training.py --show       # the table of what is finished
+    python -m benchmarks.carried_training              # about 20 minutes on 2 cores
+    python -m benchmarks.carried_training --show       # the table of what is finished
 """
 
-import argparse
 import json
 import os
 from pathlib import Path
@@ -27,16 +26,16 @@ from rich.console import Console
 from rich.table import Table
 
 import fwl_keras  # noqa: F401  (registers the classes that the runs' models are made of)
+from benchmarks.common import make_parser, read_results, write_json
 from benchmarks.environment import environment
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.evaluation import document_losses
-from fwl_keras.files import replace_file
+from fwl_keras.evaluation.bootstrap import bootstrap_interval
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.run_text import RunText, prepare_text, reload_text
 from fwl_keras.runs.train import train
 
-RESULTS = Path(__file__).parent / "results" / "carried_training.json"
 RUNS = Path("runs") / "carried_training"
 MODELS = {
     "segments of 64, random windows": {"segment_length": 64, "carry_state": False},
@@ -50,37 +49,13 @@ MIN_WINDOWS = 8
 RESAMPLES = 10_000
 
 
-def read_results(path: Path, settings: dict) -> dict:
-    """What is finished: settings, environment, and one entry a model."""
-    if path.exists():
-        results = json.loads(path.read_text("utf-8"))
-        if results["settings"] != settings:
-            raise SystemExit(f"{path} has other settings; move it away to start anew.")
-        return results
-    return {
-        "command": "python benchmarks/carried_training.py",
-        "unit": "nats; `nll` is the sum over a document's tokens",
-        "settings": settings,
-        "environment": environment(),
-        "documents": {},
-        "models": {},
-    }
-
-
-def write_results(path: Path, results: dict) -> None:
-    """Replace the file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=2) + "\n"
-    replace_file(path, lambda beside: beside.write_text(text, "utf-8"))
-
-
 def directory_of(runs: Path, name: str) -> Path:
-    """Where a model's run is."""
+    """Return where a model's run is."""
     return runs / name.replace(",", "").replace(" ", "_")
 
 
 def load_text(runs: Path, config: RunConfig, console: Console) -> tuple[RunConfig, RunText]:
-    """The corpus with the tokeniser of the runs that were begun, or a new one."""
+    """Return the corpus with the tokeniser of the runs that were begun, or with a new one."""
     for name in MODELS:
         directory = directory_of(runs, name)
         if (directory / "config.json").exists():
@@ -93,7 +68,7 @@ def load_text(runs: Path, config: RunConfig, console: Console) -> tuple[RunConfi
 
 
 def trained(runs: Path, name: str, base: RunConfig, text: RunText, console: Console):
-    """A model's run, trained to its end, and its configuration."""
+    """Return a model's run, trained to its end, and its configuration."""
     directory = directory_of(runs, name)
     config = base.replace(**MODELS[name])
     # As many tokens as the others: documents leave a part of their last window empty.
@@ -102,7 +77,7 @@ def trained(runs: Path, name: str, base: RunConfig, text: RunText, console: Cons
     if (directory / "config.json").exists():
         run = RunDirectory.open(directory)
         if RunConfig.load(run.config) != config:
-            raise SystemExit(f"{directory} has another configuration; move it away.")
+            raise SystemExit(f"`{directory}` has another configuration; move it away.")
     else:
         run = RunDirectory.create(directory, config, text.tokenizer, text.description())
     if not run.finished:
@@ -111,7 +86,7 @@ def trained(runs: Path, name: str, base: RunConfig, text: RunText, console: Cons
 
 
 def long_documents(text: RunText, length: int, limit: int | None) -> tuple[list[str], list]:
-    """Names and token ids of the held-out documents longer than MIN_WINDOWS windows."""
+    """Return names and token ids of the held-out documents longer than MIN_WINDOWS windows."""
     documents = (*text.corpus.valid, *text.corpus.test)
     encoded = text.tokenizer.encode_arrays([document.text for document in documents])
     kept = [
@@ -131,7 +106,7 @@ def fill(results: dict, args, base: RunConfig, console: Console) -> None:
     names, ids = long_documents(text, base.length, args.documents)
     documents = {"names": names, "tokens": [len(one) for one in ids]}
     if results["documents"] not in ({}, documents):
-        raise SystemExit(f"{args.results} is about other documents; move it away to start anew.")
+        raise SystemExit(f"`{args.results}` is about other documents; move it away to start anew.")
     results["documents"] = documents
     for number, name in enumerate(MODELS, 1):
         cell = results["models"].setdefault(name, {})
@@ -161,29 +136,27 @@ def fill(results: dict, args, base: RunConfig, console: Console) -> None:
                 progress=True,
             )
             cell[reading] = {"nll": [finite(one.sum(dtype="float64")) for one in losses]}
-            write_results(args.results, results)
+            write_json(args.results, results)
 
 
 def finite(value) -> float | None:
-    """A number for a JSON file, which has none that is not finite."""
+    """Return a number for a JSON file, which has none that is not finite."""
     return float(value) if np.isfinite(value) else None
 
 
 def mean_nll(results: dict, name: str, reading: str) -> float | None:
-    """Nats per token over all documents; None where a document's are not finite."""
+    """Return nats per token over all documents; None where a document's are not finite."""
     nll = results["models"].get(name, {}).get(reading, {}).get("nll", [None])
     return None if None in nll else sum(nll) / sum(results["documents"]["tokens"])
 
 
 def log_ratio(results: dict, better: tuple[str, str], other: tuple[str, str]) -> dict | None:
-    """Log of the ratio of two perplexities, with a 95 % interval bootstrapped over documents."""
+    """Return the log of a ratio of two perplexities, with a 95 % interval over documents."""
     if mean_nll(results, *better) is None or mean_nll(results, *other) is None:
         return None
     ours, theirs = (np.array(results["models"][n][r]["nll"]) for n, r in (better, other))
     tokens = np.array(results["documents"]["tokens"])
-    picks = np.random.default_rng(0).integers(len(tokens), size=(RESAMPLES, len(tokens)))
-    ratios = (ours - theirs)[picks].sum(axis=1) / tokens[picks].sum(axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
+    low, high = bootstrap_interval(ours - theirs, tokens, resamples=RESAMPLES)
     return {
         "log_ratio": float((ours - theirs).sum() / tokens.sum()),
         "low": float(low),
@@ -192,7 +165,7 @@ def log_ratio(results: dict, better: tuple[str, str], other: tuple[str, str]) ->
 
 
 def percent(ratio: dict | None) -> str:
-    """A log-ratio with its interval as a change in percent."""
+    """Write a log-ratio with its interval as a change in percent."""
     if ratio is None:
         return "-"
     values = [100 * np.expm1(ratio[key]) for key in ("log_ratio", "low", "high")]
@@ -200,7 +173,7 @@ def percent(ratio: dict | None) -> str:
 
 
 def compare(results: dict) -> dict:
-    """Log-ratios of perplexities: every model with itself, and the others with the best idea."""
+    """Compare perplexities: of every model with itself, and of the others with the best idea."""
     comparisons = {
         f"{name}: carried against reset": log_ratio(results, (name, "carried"), (name, "reset"))
         for name in MODELS
@@ -238,7 +211,7 @@ def show(results: dict, console: Console) -> None:
 
 
 def verdict(results: dict) -> str:
-    """The closing sentence, whatever came out."""
+    """Write the closing sentence, whatever came out."""
     done = sum(reading in cell for cell in results["models"].values() for reading in READINGS)
     if done < len(MODELS) * len(READINGS):
         return f"{done} of {len(MODELS) * len(READINGS)} readings are finished."
@@ -262,12 +235,10 @@ def verdict(results: dict) -> str:
 
 def main() -> None:
     """Fill in what is missing, print the table, keep the comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--show", action="store_true", help="print what is finished and stop")
+    parser = make_parser(__file__, __doc__, resumable=True)
     parser.add_argument("--steps", type=int, help="training steps of random windows")
     parser.add_argument("--documents", type=int, help="read so many documents only")
     parser.add_argument("--runs", type=Path, default=RUNS, help="directory of the four runs")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file of the figures")
     args = parser.parse_args()
 
     base = RunConfig.from_preset("quickstart", steps=args.steps)
@@ -276,15 +247,19 @@ def main() -> None:
         del settings[name]
     if args.documents is not None:
         settings["documents"] = args.documents
-    if args.show and args.results.exists():
-        # Whatever its settings are.
-        results = json.loads(args.results.read_text("utf-8"))
-    else:
-        results = read_results(args.results, settings)
+    new = {
+        "command": args.command,
+        "unit": "nats; `nll` is the sum over a document's tokens",
+        "settings": settings,
+        "environment": environment(),
+        "documents": {},
+        "models": {},
+    }
+    results = read_results(args, new)
     console = Console()
     if not args.show:
         fill(results, args, base, console)
-        write_results(args.results, {**results, "comparisons": compare(results)})
+        write_json(args.results, {**results, "comparisons": compare(results)})
     show(results, console)
     print(f"{verdict(results)} Figures in {args.results}.")
 

@@ -5,11 +5,9 @@ times; likewise with fast weights frozen, with the body's cache and without, and
 without fast weights.
 
     fwl-keras quickstart --to runs/quickstart
-    python benchmarks/decoding_cost.py runs/quickstart          # about 3 minutes
+    python -m benchmarks.decoding_cost runs/quickstart          # about 3 minutes
 """
 
-import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -20,27 +18,21 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fwl_keras.files import replace_file
-from fwl_keras.runs.directory import RunDirectory
-from fwl_keras.runs.load import load_run_model
+from benchmarks.common import make_parser, quickstart_models, write_json
 from fwl_keras.runs.quickstart import BASELINE, FAST
 
-RESULTS = Path(__file__).parent / "results" / "decoding_cost.json"
 FEW, MANY = 100, 100_000
 
 
 def main() -> None:
     """Read, write in turn, print the table, keep the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = make_parser(__file__, __doc__)
     parser.add_argument("quickstart", type=Path, help="a finished quickstart")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="how often each is timed")
     parser.add_argument("--tokens", type=int, default=128, help="tokens written each time")
     args = parser.parse_args()
 
-    runs = {name: RunDirectory.open(args.quickstart / name) for name in (FAST, BASELINE)}
-    models = {name: load_run_model(run.path) for name, run in runs.items()}
-    for lm in models.values():
-        lm.compile(sampler="greedy")
+    models = quickstart_models(args.quickstart)
     fast = models[FAST]
     ids = np.random.default_rng(0).integers(4, fast.block.vocab_size, MANY)
     states = {n: fast.read(ids[:n], progress=True) for n in (FEW, MANY)}
@@ -77,13 +69,12 @@ def main() -> None:
         for name, took in times.items()
     }
     results = {
-        "command": "python benchmarks/decoding_cost.py runs/quickstart",
+        "command": f"{args.command} runs/quickstart",
         "unit": "median over rounds, one row; ratios are of times of the same round",
         "state_bytes": int(sum(np.asarray(v).nbytes for v in states[MANY].values())),
         "rows": rows,
     }
-    text = json.dumps(results, indent=2) + "\n"
-    replace_file(RESULTS, lambda beside: beside.write_text(text, "utf-8"))
+    write_json(args.results, results)
     table = Table("writing one row", "ms a token", "relative to the first", "lowest", "highest")
     for name, row in rows.items():
         ratios = (f"{row[key]:.2f}" for key in ("ratio", "ratio_low", "ratio_high"))
@@ -92,7 +83,7 @@ def main() -> None:
     many = rows[f"after {MANY:,} tokens"]
     print(
         f"A token costs {many['ratio']:.2f} times as much after {MANY:,} tokens as after {FEW:,}; "
-        f"the state has {results['state_bytes']:,} bytes. Figures in {RESULTS}."
+        f"the state has {results['state_bytes']:,} bytes. Figures in {args.results}."
     )
 
 

@@ -1,8 +1,9 @@
-"""What a result was measured with."""
+"""The machine that something is measured on, and what is installed there."""
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import keras
 
@@ -19,13 +20,19 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, str]:
-    """Returns the machine, the Keras backend, and the versions of what is installed."""
+    """Return the machine, the Keras backend, and the versions of what is installed."""
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "backend": keras.backend.backend(),
         **{name: found for name in _PACKAGES if (found := _version(name))},
     }
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has in use."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _version(package):

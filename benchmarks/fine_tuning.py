@@ -9,12 +9,10 @@ windows and, with the state carried along, as one stream.
 
 Finished rows are kept and skipped, so that the table can be filled over several sittings.
 
-    python benchmarks/fine_tuning.py              # about 15 minutes on 2 cores
-    python benchmarks/fine_tuning.py --show       # the table of what is finished
+    python -m benchmarks.fine_tuning              # about 15 minutes on 2 cores
+    python -m benchmarks.fine_tuning --show       # the table of what is finished
 """
 
-import argparse
-import json
 import os
 from pathlib import Path
 
@@ -27,19 +25,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks.environment import environment
-from fwl_keras.data import (
-    SentencePieceTokenizer,
-    TrainingBatches,
-    evaluation_windows,
-    load_corpus,
-    token_stream,
+from benchmarks.common import (
+    load_text,
+    make_parser,
+    perplexity,
+    read_results,
+    small_gemma,
+    warm_adamw,
+    write_json,
 )
+from benchmarks.environment import environment
+from fwl_keras.data import TrainingBatches
 from fwl_keras.evaluation import stream_losses, token_losses
-from fwl_keras.files import replace_file
 from fwl_keras.models import from_preset
 
-RESULTS = Path(__file__).parent / "results" / "fine_tuning.json"
 RUNS = Path("runs") / "fine_tuning"
 SETTINGS = {
     "corpus": "python-stdlib",
@@ -99,58 +98,8 @@ class Bar(keras.callbacks.Callback):
         self.progress.stop()
 
 
-def read_results(path: Path, settings: dict) -> dict:
-    """What is finished: settings, environment, and one entry a row."""
-    if path.exists():
-        results = json.loads(path.read_text("utf-8"))
-        if results["settings"] != settings:
-            raise SystemExit(f"{path} has other settings; move it away to start anew.")
-        return results
-    return {
-        "command": "python benchmarks/fine_tuning.py",
-        "unit": "perplexity per token of held-out text",
-        "settings": settings,
-        "environment": environment(),
-        "rows": {},
-    }
-
-
-def write_results(path: Path, results: dict) -> None:
-    """Replace the file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=2) + "\n"
-    replace_file(path, lambda beside: beside.write_text(text, "utf-8"))
-
-
-def load_text(runs: Path, settings: dict) -> tuple[int, np.ndarray, np.ndarray]:
-    """Number of ids, training stream, and consecutive held-out windows [N, length + 1]."""
-    corpus = load_corpus(settings["corpus"])
-    path = runs / "tokenizer.model"
-    if not path.exists():
-        texts = [document.text for document in corpus.train]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, SentencePieceTokenizer.train(texts, settings["vocab_size"]).save)
-    tokenizer = SentencePieceTokenizer.load(path)
-    train, valid = (
-        token_stream(tokenizer.encode([d.text for d in part]), eos_id=tokenizer.eos_id)
-        for part in (corpus.train, corpus.valid)
-    )
-    windows = evaluation_windows(valid[: settings["valid_tokens"] + 1], settings["length"])
-    return tokenizer.vocab_size, train, windows
-
-
-def optimizer(settings: dict, steps: int, learning_rate: float) -> keras.optimizers.Optimizer:
-    """AdamW with a tenth of warm-up and half a cosine down."""
-    warmup = max(1, steps // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, 0.05, warmup_target=learning_rate, warmup_steps=warmup
-    )
-    decay = settings["weight_decay"]
-    return keras.optimizers.AdamW(schedule, weight_decay=decay, beta_2=0.98, clipnorm=1.0)
-
-
 def as_keras_hub(ids):
-    """A batch of windows as KerasHub's preprocessors give it: inputs, labels, weights."""
+    """Return a batch of windows as KerasHub's preprocessors do: inputs, labels, weights."""
     inputs = ids[:, :-1]
     ones = keras.ops.ones_like(inputs)
     return {"token_ids": inputs, "padding_mask": ones}, ids[:, 1:], keras.ops.cast(ones, "float32")
@@ -164,30 +113,20 @@ def fit_keras_hub(causal_lm, batches: TrainingBatches, optimizer, title: str) ->
 
 
 def train_original(settings: dict, vocab_size: int, stream: np.ndarray, path: Path) -> None:
-    """The model without fast weights, as a preset."""
+    """Train the model without fast weights, and save it as a preset."""
     keras.utils.set_random_seed(0)
-    backbone = keras_hub.models.GemmaBackbone(
-        vocabulary_size=vocab_size,
-        num_layers=settings["layers"],
-        hidden_dim=settings["width"],
-        intermediate_dim=6 * settings["width"],
-        num_query_heads=4,
-        num_key_value_heads=4,
-        head_dim=settings["width"] // 4,
-    )
-    causal_lm = keras_hub.models.GemmaCausalLM(backbone=backbone)
+    causal_lm = keras_hub.models.GemmaCausalLM(backbone=small_gemma(settings, vocab_size))
     # One more token a window, for it is labels too.
     batches = TrainingBatches(
         stream, settings["length"] + 1, settings["batch_size"], settings["steps"], seed=0
     )
-    with_schedule = optimizer(settings, settings["steps"], settings["learning_rate"])
+    with_schedule = warm_adamw(settings, settings["steps"], settings["learning_rate"])
     fit_keras_hub(causal_lm, batches, with_schedule, ORIGINAL)
     causal_lm.save_to_preset(str(path))
 
 
 def keras_hub_losses(causal_lm, windows: np.ndarray) -> np.ndarray:
-    """As `token_losses`, of a model that knows nothing of fwl_keras."""
-
+    """Return what `token_losses` does, of a model that knows nothing of fwl_keras."""
     losses = []
     for start in range(0, len(windows), 8):
         inputs, labels, _ = as_keras_hub(windows[start : start + 8])
@@ -208,12 +147,12 @@ def run_row(name: str, settings: dict, preset: Path, stream, windows) -> dict:
         # Other windows than the model was trained on last, the same for all rows.
         sizes = settings["length"] + 1, settings["batch_size"], steps
         batches = TrainingBatches(stream, *sizes, seed=1)
-        with_schedule = optimizer(settings, steps, row["learning_rate"])
+        with_schedule = warm_adamw(settings, steps, row["learning_rate"])
     if "block" not in row:
         causal_lm = keras_hub.models.CausalLM.from_preset(str(preset))
         if steps:
             fit_keras_hub(causal_lm, batches, with_schedule, name)
-        return {"steps": steps, "windows": perplexity(keras_hub_losses(causal_lm, windows))}
+        return {"steps": steps, "windows": perplexity(keras_hub_losses(causal_lm, windows), 3)}
 
     lm = from_preset(preset, segment_length=settings["segment_length"], **row["block"])
     if row["trained"] == "block":
@@ -227,29 +166,23 @@ def run_row(name: str, settings: dict, preset: Path, stream, windows) -> dict:
     result = {
         "steps": steps,
         "trainable": sum(int(np.prod(v.shape)) for v in lm.trainable_variables) if steps else 0,
-        "windows": perplexity(token_losses(lm, windows)),
+        "windows": perplexity(token_losses(lm, windows), 3),
     }
     if lm.block.use_fast_weights:
-        result["stream"] = perplexity(stream_losses(lm, windows))
+        result["stream"] = perplexity(stream_losses(lm, windows), 3)
         sizes = lm.block.step_sizes()
         result["step_sizes"] = {key: float(f"{x.mean():.3g}") for key, x in sizes.items()}
     return result
 
 
-def perplexity(losses: np.ndarray) -> float | None:
-    """exp of the mean loss; None where the model's losses are not finite."""
-    mean = float(np.mean(losses, dtype="float64"))
-    return round(float(np.exp(mean)), 3) if np.isfinite(mean) and mean < 300 else None
-
-
-def fill(results: dict, path: Path, runs: Path, console: Console) -> None:
+def fill(results: dict, args, console: Console) -> None:
     """Train and measure what is missing, keeping every row at once."""
     missing = [name for name in ROWS if name not in results["rows"]]
     if not missing:
         return
     settings = results["settings"]
-    vocab_size, stream, windows = load_text(runs, settings)
-    preset = runs / f"preset_{settings['steps']}"
+    vocab_size, stream, windows = load_text(settings, args.runs / "tokenizer.model")
+    preset = args.runs / f"preset_{settings['steps']}"
     if not preset.exists():
         console.print(f"training the model: {settings['steps']:,} steps")
         train_original(settings, vocab_size, stream, preset)
@@ -258,7 +191,7 @@ def fill(results: dict, path: Path, runs: Path, console: Console) -> None:
         keras.backend.clear_session()
         found = run_row(name, settings, preset, stream, windows)
         results["rows"][name] = {"learning_rate": ROWS[name].get("learning_rate"), **found}
-        write_results(path, results)
+        write_json(args.results, results)
 
 
 def show(results: dict, console: Console) -> None:
@@ -286,7 +219,7 @@ def show(results: dict, console: Console) -> None:
 
 
 def verdict(results: dict) -> str:
-    """The closing sentence, whatever came out."""
+    """Write the closing sentence, whatever came out."""
     rows = results["rows"]
     if len(rows) < len(ROWS):
         return f"{len(rows)} of {len(ROWS)} rows are finished."
@@ -307,24 +240,24 @@ def verdict(results: dict) -> str:
 
 def main() -> None:
     """Fill in what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--show", action="store_true", help="print what is finished and stop")
+    parser = make_parser(__file__, __doc__, resumable=True)
     parser.add_argument("--steps", type=int, help="training steps of the model")
     parser.add_argument("--runs", type=Path, default=RUNS, help="directory of tokeniser and preset")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file of the figures")
     args = parser.parse_args()
     if args.steps is not None and args.steps < 10:
         parser.error("--steps must be at least 10: rows are trained for a tenth of them")
 
-    settings = SETTINGS if args.steps is None else {**SETTINGS, "steps": args.steps}
+    new = {
+        "command": args.command,
+        "unit": "perplexity per token of held-out text",
+        "settings": SETTINGS if args.steps is None else {**SETTINGS, "steps": args.steps},
+        "environment": environment(),
+        "rows": {},
+    }
+    results = read_results(args, new)
     console = Console()
-    if args.show and args.results.exists():
-        # Whatever its settings are.
-        results = json.loads(args.results.read_text("utf-8"))
-    else:
-        results = read_results(args.results, settings)
     if not args.show:
-        fill(results, args.results, args.runs, console)
+        fill(results, args, console)
     show(results, console)
     print(f"{verdict(results)} Figures in {args.results}.")
 

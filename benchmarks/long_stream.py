@@ -6,14 +6,12 @@ same tokens, tenth by tenth. What a tenth gains depends on the documents in it, 
 are read, and errors are bootstrapped over documents.
 
     fwl-keras quickstart --to runs/quickstart
-    python benchmarks/long_stream.py runs/quickstart/fast_weights        # about 4 minutes
+    python -m benchmarks.long_stream runs/quickstart/fast_weights        # about 4 minutes
 
     fwl-keras train wikitext-2 --preset quickstart --carry-state --steps 600 --to runs/wikitext-2
-    python benchmarks/long_stream.py runs/wikitext-2 --tokens 500000 --orders 3     # about 15
+    python -m benchmarks.long_stream runs/wikitext-2 --tokens 500000 --orders 3     # about 15
 """
 
-import argparse
-import json
 import os
 from pathlib import Path
 
@@ -23,36 +21,27 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fwl_keras.data import SentencePieceTokenizer, evaluation_windows, load_corpus, token_stream
+from benchmarks.common import RESULTS, held_out_ids, make_parser, write_json
+from benchmarks.environment import resident_bytes
+from fwl_keras.data import evaluation_windows, token_stream
 from fwl_keras.evaluation import token_losses
-from fwl_keras.files import replace_file
+from fwl_keras.evaluation.bootstrap import bootstrap_means
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.load import load_run_model
 
-RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 2000
 
 
-def held_out_documents(run: RunDirectory) -> list[np.ndarray]:
-    """Token ids of every held-out document, each with the end mark."""
-    config = RunConfig.load(run.config)
-    corpus = load_corpus(config.corpus, text_field=config.text_field)
-    tokenizer = SentencePieceTokenizer.load(run.tokenizer)
-    texts = [d.text for d in (*corpus.valid, *corpus.test)]
-    return [token_stream([ids], eos_id=tokenizer.eos_id) for ids in tokenizer.encode(texts)]
-
-
-def bootstrap_error(values: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> float:
-    """Standard deviation of the mean of `values` when whole groups of them are resampled."""
+def bootstrap_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """Return the standard deviation of the mean of `values`, whole groups of them resampled."""
     _, members = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(members, values), np.bincount(members)
-    picks = rng.integers(len(sums), size=(RESAMPLES, len(sums)))
-    return float((sums[picks].sum(axis=1) / counts[picks].sum(axis=1)).std())
+    return float(bootstrap_means(sums, counts, resamples=RESAMPLES).std())
 
 
 def read_carried(lm, stream: np.ndarray, length: int) -> tuple[np.ndarray, list[int]]:
-    """Losses [N, length] with the state carried, and the memory in use after every tenth."""
+    """Return losses [N, length] with the state carried, and memory in use after every tenth."""
     # Of a tenth's last window the last label is the next tenth's first token.
     cuts = [tenth[0] * length for tenth in np.array_split(np.arange(len(stream) // length), 10)]
     state, losses, memory = lm.initial_state(1), [], []
@@ -60,8 +49,7 @@ def read_carried(lm, stream: np.ndarray, length: int) -> tuple[np.ndarray, list[
         score = lm.score([stream[start:stop]], state=state, progress=True)
         state = score.state
         losses.append(-score.log_probabilities[0])
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        memory.append(pages * os.sysconf("SC_PAGE_SIZE"))
+        memory.append(resident_bytes())
     losses = np.concatenate(losses)[1:].reshape(-1, length)
     if not np.isfinite(losses).all():
         raise SystemExit("The stream's losses are not finite.")
@@ -69,7 +57,7 @@ def read_carried(lm, stream: np.ndarray, length: int) -> tuple[np.ndarray, list[
 
 
 def read_order(lm, documents: list[np.ndarray], length: int, tokens: int, seed: int) -> dict:
-    """Figures of one order of the documents."""
+    """Read the documents in one order, and return its figures."""
     order = np.random.default_rng(seed).permutation(len(documents))
     stream = np.concatenate([documents[i] for i in order])
     # Whole windows, at least as many tokens as asked for.
@@ -83,13 +71,12 @@ def read_order(lm, documents: list[np.ndarray], length: int, tokens: int, seed: 
     carried, memory = read_carried(lm, stream[: needed + 1], length)
     reset = token_losses(lm, windows, progress=True)
     change = (carried - reset).mean(axis=1, dtype="float64")
-    rng = np.random.default_rng(0)
     tenths = [
         {
             "reset": float(reset[tenth].mean()),
             "carried": float(carried[tenth].mean()),
             "change": float(change[tenth].mean()),
-            "error": bootstrap_error(change[tenth], document[tenth], rng),
+            "error": bootstrap_error(change[tenth], document[tenth]),
             "memory_bytes": memory[i],
         }
         for i, tenth in enumerate(np.array_split(np.arange(len(windows)), 10))
@@ -105,15 +92,17 @@ def read_order(lm, documents: list[np.ndarray], length: int, tokens: int, seed: 
 
 def main() -> None:
     """Read the streams, print the table, keep the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = make_parser(__file__, __doc__)
+    parser.set_defaults(results=None)
     parser.add_argument("run", type=Path, help="a finished run with fast weights")
-    parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--tokens", type=int, default=100_000, help="tokens of each stream")
     parser.add_argument("--orders", type=int, default=5, help="orders of the documents to read")
     args = parser.parse_args()
 
     run = RunDirectory.open(args.run)
     lm = load_run_model(args.run)
-    documents = held_out_documents(run)
+    eos_id = lm.preprocessor.tokenizer.eos_id
+    documents = [token_stream([ids], eos_id=eos_id) for ids in held_out_ids(run)]
     length = RunConfig.load(run.config).length
     orders = [read_order(lm, documents, length, args.tokens, seed) for seed in range(args.orders)]
     options = "".join(
@@ -121,16 +110,14 @@ def main() -> None:
         for name in ("tokens", "orders")
         if getattr(args, name) != parser.get_default(name)
     )
-    path = RESULTS / f"long_stream_{args.tokens}.json"
+    path = args.results or RESULTS / f"long_stream_{args.tokens}.json"
     results = {
-        "command": f"python benchmarks/long_stream.py RUN{options}",
+        "command": f"{args.command} RUN{options}",
         "corpus": Path(RunConfig.load(run.config).corpus).name,
         "unit": "nats per token; error: bootstrap over documents, one standard deviation",
         "orders": orders,
     }
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(results, indent=2) + "\n"
-    replace_file(path, lambda beside: beside.write_text(text, "utf-8"))
+    write_json(path, results)
 
     table = Table("tenth", *(f"order {order['seed']}" for order in orders), "mean")
     for i in range(10):

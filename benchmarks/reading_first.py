@@ -8,11 +8,9 @@
    same context (attention can, too); without fast weights in the same context.
 
     fwl-keras quickstart --to runs/quickstart
-    python benchmarks/reading_first.py runs/quickstart          # about 10 minutes
+    python -m benchmarks.reading_first runs/quickstart          # about 10 minutes
 """
 
-import argparse
-import json
 import os
 from pathlib import Path
 
@@ -25,15 +23,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from fwl_keras.data import load_corpus
+from benchmarks.common import held_out_ids, make_parser, quickstart_models, write_json
+from fwl_keras.evaluation.bootstrap import bootstrap_interval
+from fwl_keras.evaluation.plots import save_figure, style_axes
 from fwl_keras.files import replace_file
-from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory
-from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.quickstart import BASELINE, FAST
 
-RESULTS = Path(__file__).parent / "results" / "reading_first.json"
-PICTURE = RESULTS.with_suffix(".png")
 PASSES = (1, 2, 3)
 SHOTS = (0, 1, 2, 4, 8)
 HALF, ROWS, RESAMPLES = 2048, 8, 2000
@@ -42,13 +38,13 @@ BEGINNING, ENDING, FILLER = 8, 4, 12
 
 
 def halves(documents: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """First and second halves, at most HALF tokens each, of documents long enough to have them."""
+    """Return both halves, at most HALF tokens each, of documents that are long enough."""
     long = [ids[: 2 * HALF] for ids in documents if ids.size >= HALF]
     return [(ids[: ids.size // 2], ids[ids.size // 2 :]) for ids in long]
 
 
 def second_halves(lm, pairs, progress) -> dict[str, np.ndarray]:
-    """Mean loss of each document's second half, by what was read before."""
+    """Return the mean loss of each document's second half, by what was read before."""
     names = ["unread", *(f"read {n}x" for n in PASSES), "another document read"]
     found = {name: [] for name in names}
     task = progress.add_task("second halves", total=-(-len(pairs) // ROWS) * len(names))
@@ -68,7 +64,7 @@ def second_halves(lm, pairs, progress) -> dict[str, np.ndarray]:
 
 
 def make_tasks(documents, count: int, rng) -> list[dict]:
-    """Phrases with random endings, and the text that is shown between them."""
+    """Make phrases with random endings, and the text that is shown between them."""
     text = np.concatenate(documents)
     cut = lambda n: (lambda i: text[i : i + n])(rng.integers(text.size - n))  # noqa: E731
     tasks = []
@@ -82,14 +78,14 @@ def make_tasks(documents, count: int, rng) -> list[dict]:
 
 
 def shown(task: dict, shots: int) -> np.ndarray:
-    """The phrase `shots` times, each after other text, and more text at the end."""
+    """Return the phrase `shots` times, each after other text, and more text at the end."""
     phrase = np.concatenate([task["beginning"], task["ending"]])
     parts = [part for i in range(shots) for part in (task["fillers"][i], phrase)]
     return np.concatenate([*parts, task["fillers"][shots]])
 
 
 def accuracy(lm, tasks, shots: int, passes: int, same_context: bool) -> float:
-    """Part of the endings' tokens that greedy generation writes in their places."""
+    """Return the part of the endings' tokens that greedy generation writes in their places."""
     right = 0
     for start in range(0, len(tasks), ROWS * 4):
         batch = tasks[start : start + ROWS * 4]
@@ -109,7 +105,7 @@ def accuracy(lm, tasks, shots: int, passes: int, same_context: bool) -> float:
 
 
 def few_shots(models, tasks, progress) -> dict[str, list[float]]:
-    """Accuracy by way of asking, for every number of shots."""
+    """Return the accuracy by way of asking, for every number of shots."""
     ways = {f"fast weights, new context, read {n}x": (FAST, n, False) for n in PASSES}
     ways["fast weights, same context"] = (FAST, 1, True)
     ways["no fast weights, same context"] = (BASELINE, 1, True)
@@ -124,14 +120,13 @@ def few_shots(models, tasks, progress) -> dict[str, list[float]]:
 
 
 def interval(change: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval over documents of a mean change."""
-    picks = np.random.default_rng(0).integers(len(change), size=(RESAMPLES, len(change)))
-    low, high = np.percentile(change[picks].mean(axis=1), [2.5, 97.5])
+    """Return the 95 % interval of a mean change, bootstrapped over documents."""
+    low, high = bootstrap_interval(change, np.ones(len(change)), resamples=RESAMPLES)
     return float(low), float(high)
 
 
-def draw(halves_found, shots_found) -> None:
-    """Both parts side by side."""
+def draw(halves_found, shots_found, path: Path) -> None:
+    """Draw both parts side by side."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -156,28 +151,21 @@ def draw(halves_found, shots_found) -> None:
     right.set_title("Completing a phrase that was shown", fontsize=11)
     right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="0.9")
-        axes.set_axisbelow(True)
-    replace_file(PICTURE, lambda beside: figure.savefig(beside, dpi=150, format="png"))
+        style_axes(axes)
+        axes.grid(visible=False, axis="x")
+    replace_file(path, lambda beside: save_figure(figure, beside))
 
 
 def main() -> None:
     """Measure both, print the tables, keep figures and picture."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = make_parser(__file__, __doc__)
     parser.add_argument("quickstart", type=Path, help="a finished quickstart")
     parser.add_argument("--documents", type=int, default=40, help="documents at most")
-    parser.add_argument("--tasks", type=int, default=128)
+    parser.add_argument("--tasks", type=int, default=128, help="phrases to complete")
     args = parser.parse_args()
 
-    run = RunDirectory.open(args.quickstart / FAST)
-    models = {name: load_run_model(args.quickstart / name) for name in (FAST, BASELINE)}
-    for lm in models.values():
-        lm.compile(sampler="greedy")
-    config = RunConfig.load(run.config)
-    corpus = load_corpus(config.corpus, text_field=config.text_field)
-    tokenizer = models[FAST].preprocessor.tokenizer
-    documents = tokenizer.encode_arrays([d.text for d in (*corpus.valid, *corpus.test)])
+    models = quickstart_models(args.quickstart)
+    documents = held_out_ids(RunDirectory.open(args.quickstart / FAST))
     pairs = halves(documents)[: args.documents]
     tasks = make_tasks(documents, args.tasks, np.random.default_rng(0))
     with Progress(transient=True) as progress:
@@ -195,7 +183,7 @@ def main() -> None:
             "gain_high": high,
         }
     results = {
-        "command": "python benchmarks/reading_first.py runs/quickstart",
+        "command": f"{args.command} runs/quickstart",
         "unit": "means over documents of nats per token; 95 % bootstrap over documents",
         "documents": len(pairs),
         "second_halves": rows,
@@ -203,9 +191,9 @@ def main() -> None:
         "shots": SHOTS,
         "few_shots": shots_found,
     }
-    text = json.dumps(results, indent=2) + "\n"
-    replace_file(RESULTS, lambda beside: beside.write_text(text, "utf-8"))
-    draw(halves_found, shots_found)
+    write_json(args.results, results)
+    picture = args.results.with_suffix(".png")
+    draw(halves_found, shots_found, picture)
 
     console = Console()
     table = Table("before the second half", "perplexity", "gain", "95 %")
@@ -219,7 +207,7 @@ def main() -> None:
     console.print(table)
     print(
         f"Reading the first half changes the second half's loss by {-rows['read 1x']['gain']:+.3f} "
-        f"nats a token ({len(pairs)} documents). Figures in {RESULTS}, picture in {PICTURE}."
+        f"nats a token ({len(pairs)} documents). Figures in {args.results}, picture in {picture}."
     )
 
 

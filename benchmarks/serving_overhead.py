@@ -5,13 +5,11 @@ The same texts, in turn, in one process and one at a time: `lm.score` and the si
 own, from before Python begins to the first answer.
 
     fwl-keras quickstart --to runs/quickstart
-    python benchmarks/serving_overhead.py runs/quickstart        # about 5 minutes
+    python -m benchmarks.serving_overhead runs/quickstart        # about 5 minutes
 """
 
-import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -25,7 +23,16 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-RESULTS = Path(__file__).parent / "results" / "serving_overhead.json"
+from benchmarks.common import make_parser, write_json
+from benchmarks.environment import environment
+from fwl_keras.data import load_corpus
+from fwl_keras.runs.config import RunConfig
+from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.export import export_run
+from fwl_keras.runs.load import load_run_model
+from fwl_keras.runs.quickstart import FAST
+from fwl_keras.serving.export import ABOUT
+
 REPEATS, STARTS = 15, 3
 # Tokens of the texts, and tokens to write.
 SCORED, PROMPT, WRITTEN = (16, 200, 1000), 16, 32
@@ -42,7 +49,7 @@ print(json.dumps([imported, loaded, time.time()]))
 
 
 def cold_starts(version: Path, count: int, progress) -> dict:
-    """Seconds of importing TensorFlow, loading, and the first answer; medians."""
+    """Time importing TensorFlow, loading, and the first answer; medians in seconds."""
     parts = []
     for _ in progress.track(range(count), description="cold starts"):
         begin = time.time()
@@ -55,7 +62,7 @@ def cold_starts(version: Path, count: int, progress) -> dict:
 
 
 def in_turn(ways: dict, repeats: int, progress, description: str) -> dict:
-    """Median milliseconds of calls, made in turn, and the median of their ratios."""
+    """Time calls, made in turn: median milliseconds, and the median of their ratios."""
     for call in ways.values():
         # Twice: what is prepared at the first call of a shape is not what is measured.
         call(), call()
@@ -75,7 +82,7 @@ def in_turn(ways: dict, repeats: int, progress, description: str) -> dict:
 
 
 def requests(lm, version: Path, text: str, repeats: int, progress) -> dict:
-    """Both ways of scoring and of writing."""
+    """Time both ways of scoring and of writing."""
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  (the tokeniser's operations)
 
@@ -128,22 +135,10 @@ def requests(lm, version: Path, text: str, repeats: int, progress) -> dict:
 
 def main() -> None:
     """Export, measure, print the tables, keep the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = make_parser(__file__, __doc__)
     parser.add_argument("quickstart", type=Path, help="a finished quickstart")
-    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="how often each is timed")
     args = parser.parse_args()
-
-    import keras
-    import tensorflow as tf
-
-    from fwl_keras.data import load_corpus
-    from fwl_keras.files import replace_file
-    from fwl_keras.runs.config import RunConfig
-    from fwl_keras.runs.directory import RunDirectory
-    from fwl_keras.runs.export import export_run
-    from fwl_keras.runs.load import load_run_model
-    from fwl_keras.runs.quickstart import FAST
-    from fwl_keras.serving.export import ABOUT
 
     run = RunDirectory.open(args.quickstart / FAST)
     config = RunConfig.load(run.config)
@@ -160,12 +155,11 @@ def main() -> None:
             found = requests(load_run_model(run.path), version, text, args.repeats, progress)
 
     results = {
-        "command": "python benchmarks/serving_overhead.py runs/quickstart",
+        "command": f"{args.command} runs/quickstart",
         "unit": "medians; ratio: median over pairs of calls, SavedModel over Keras",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "environment": environment(),
         # Ratios bear company on the machine, times do not.
         "load_average": os.getloadavg()[2],
-        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
         "repeats": args.repeats,
         "export_seconds": seconds,
         "bytes": about["bytes"],
@@ -173,8 +167,7 @@ def main() -> None:
         "cold_start_seconds": cold,
         "requests": found,
     }
-    content = json.dumps(results, indent=2) + "\n"
-    replace_file(RESULTS, lambda beside: beside.write_text(content, "utf-8"))
+    write_json(args.results, results)
 
     table = Table("one request", "Keras (ms)", "SavedModel (ms)", "ratio")
     for name, row in found.items():
@@ -190,7 +183,7 @@ def main() -> None:
     console.print(
         f"A request to the SavedModel takes {min(ratios):.2f} to {max(ratios):.2f} times as long "
         f"as calling the Keras model; the first answer comes {cold['all']:.1f} s after the process "
-        f"began. Figures in {RESULTS}.",
+        f"began. Figures in {args.results}.",
         soft_wrap=True,
     )
 

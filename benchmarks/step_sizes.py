@@ -4,37 +4,34 @@ One small language model per cell, all with the same body, text and number of st
 changes at a time. Finished cells are kept in a JSON file and skipped, so that the table can be
 filled over several sittings.
 
-    python benchmarks/step_sizes.py              # about 25 minutes on 2 cores
-    python benchmarks/step_sizes.py --show       # the table of what is finished
+    python -m benchmarks.step_sizes              # about 25 minutes on 2 cores
+    python -m benchmarks.step_sizes --show       # the table of what is finished
 """
 
-import argparse
-import json
 import os
 import time
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import keras_hub
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import fwl_keras
-from benchmarks.environment import environment
-from fwl_keras.data import (
-    SentencePieceTokenizer,
-    TrainingBatches,
-    evaluation_windows,
-    load_corpus,
-    token_stream,
+from benchmarks.common import (
+    load_text,
+    make_parser,
+    perplexity,
+    read_results,
+    small_gemma,
+    warm_adamw,
+    write_json,
 )
+from benchmarks.environment import environment
+from fwl_keras.data import TrainingBatches
 from fwl_keras.evaluation import stream_losses, token_losses
-from fwl_keras.files import replace_file
 
-RESULTS = Path(__file__).parent / "results" / "step_sizes.json"
 SETTINGS = {
     "corpus": "python-stdlib",
     "vocab_size": 2048,
@@ -73,64 +70,13 @@ CELLS = {
 }
 
 
-def read_results() -> dict:
-    """What is finished: settings, environment, and one entry a cell."""
-    if RESULTS.exists():
-        results = json.loads(RESULTS.read_text("utf-8"))
-        if results["settings"] != SETTINGS:
-            raise SystemExit(f"{RESULTS} has other settings; move it away to start anew.")
-        return results
-    return {
-        "command": "python benchmarks/step_sizes.py",
-        "settings": SETTINGS,
-        "default": DEFAULT,
-        "environment": environment(),
-        "cells": {},
-    }
-
-
-def write_results(results: dict) -> None:
-    """Replace the file in one step."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    text = json.dumps(results, indent=2) + "\n"
-    replace_file(RESULTS, lambda beside: beside.write_text(text, "utf-8"))
-
-
-def load_text() -> tuple[SentencePieceTokenizer, np.ndarray, np.ndarray]:
-    """Tokeniser, training stream, and consecutive validation windows [N, length + 1]."""
-    corpus = load_corpus(SETTINGS["corpus"])
-    tokenizer = SentencePieceTokenizer.train([d.text for d in corpus.train], SETTINGS["vocab_size"])
-    train, valid = (
-        token_stream(tokenizer.encode([d.text for d in part]), eos_id=tokenizer.eos_id)
-        for part in (corpus.train, corpus.valid)
-    )
-    valid = valid[: SETTINGS["valid_tokens"] + 1]
-    return tokenizer, train, evaluation_windows(valid, SETTINGS["length"])
-
-
 def run_cell(changes: dict, vocab_size: int, stream: np.ndarray, windows: np.ndarray) -> dict:
     """Train one model and measure it in windows and as a stream."""
     s = SETTINGS
     keras.utils.set_random_seed(0)
-    backbone = keras_hub.models.GemmaBackbone(
-        vocabulary_size=vocab_size,
-        num_layers=s["layers"],
-        hidden_dim=s["width"],
-        intermediate_dim=6 * s["width"],
-        num_query_heads=4,
-        num_key_value_heads=4,
-        head_dim=s["width"] // 4,
-    )
     block = fwl_keras.FWLBlock(s["width"], vocab_size, **{**DEFAULT, **changes})
-    lm = fwl_keras.FWLCausalLM(backbone, block)
-    warmup = s["steps"] // 10
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, s["steps"] - warmup, 0.05, warmup_target=s["learning_rate"], warmup_steps=warmup
-    )
-    lm.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=s["weight_decay"], beta_2=0.98, clipnorm=1.0),
-        jit_compile=True,
-    )
+    lm = fwl_keras.FWLCausalLM(small_gemma(s, vocab_size), block)
+    lm.compile(warm_adamw(s, s["steps"], s["learning_rate"]), jit_compile=True)
     batches = TrainingBatches(stream, s["length"], s["batch_size"], s["steps"], seed=0)
     start = time.perf_counter()
     lm.fit(batches.for_fit(), steps_per_epoch=len(batches), verbose=2)
@@ -140,20 +86,14 @@ def run_cell(changes: dict, vocab_size: int, stream: np.ndarray, windows: np.nda
     carried = reset if not block.use_fast_weights else stream_losses(lm, windows)
     learned = {"step_sizes": block.step_sizes(), "decays": block.decays()}
     return {
-        "perplexity_windows": perplexity(reset),
-        "perplexity_stream": perplexity(carried),
+        "perplexity_windows": perplexity(reset, 2),
+        "perplexity_stream": perplexity(carried, 2),
         "seconds": round(seconds, 1),
         **{
             kind: {name: [float(f"{v:.3g}") for v in (x.min(), x.max())] for name, x in d.items()}
             for kind, d in learned.items()
         },
     }
-
-
-def perplexity(losses: np.ndarray) -> float | None:
-    """exp of the mean loss; None where the model's losses are not finite."""
-    mean = float(np.mean(losses, dtype="float64"))
-    return round(float(np.exp(mean)), 2) if np.isfinite(mean) and mean < 300 else None
 
 
 def show(results: dict) -> None:
@@ -170,19 +110,27 @@ def show(results: dict) -> None:
 
 def main() -> None:
     """Fill in the cells that are missing."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--show", action="store_true", help="print what is finished and stop")
-    results = read_results()
-    if not parser.parse_args().show:
-        missing = [name for name in CELLS if name not in results["cells"]]
-        tokenizer, stream, windows = load_text() if missing else (None, None, None)
+    args = make_parser(__file__, __doc__, resumable=True).parse_args()
+    new = {
+        "command": args.command,
+        "settings": SETTINGS,
+        "default": DEFAULT,
+        "environment": environment(),
+        "cells": {},
+    }
+    results = read_results(args, new)
+    missing = [name for name in CELLS if name not in results["cells"]]
+    if missing and not args.show:
+        vocab_size, stream, windows = load_text(SETTINGS)
         for i, name in enumerate(missing, 1):
             print(f"cell {i} of {len(missing)}: {name}", flush=True)
             keras.backend.clear_session()
-            results["cells"][name] = run_cell(CELLS[name], tokenizer.vocab_size, stream, windows)
-            write_results(results)
+            results["cells"][name] = run_cell(CELLS[name], vocab_size, stream, windows)
+            write_json(args.results, results)
     show(results)
-    print(f"{len(results['cells'])} of {len(CELLS)} cells; perplexities per token, in {RESULTS}.")
+    print(
+        f"{len(results['cells'])} of {len(CELLS)} cells; perplexities per token, in {args.results}."
+    )
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ validation documents in the same way, and once more with everything reset at eve
 
 Runs continue where they were interrupted. Needs tf-models-official.
 
-    python benchmarks/transformer_xl.py wikitext-2     # or a directory of your own texts
+    python -m benchmarks.transformer_xl wikitext-2     # or a directory of your own texts
 """
 
-import argparse
 import json
 import os
 from pathlib import Path
@@ -20,14 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 import fwl_keras  # noqa: F401  (registers the classes that the runs' models are made of)
+from benchmarks.common import make_parser, write_json
 from benchmarks.environment import environment
-from fwl_keras.files import replace_file
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.evaluate import evaluate_run
 from fwl_keras.runs.train import resume_run, start_run
 
-RESULTS = Path(__file__).parent / "results" / "transformer_xl.json"
 RUNS = Path("runs") / "transformer_xl"
 MODELS = {"Transformer-XL": False, "Transformer-XL + FWL": True}
 SETTINGS = {
@@ -40,25 +38,24 @@ SETTINGS = {
 
 
 def measure(run: RunDirectory) -> dict:
-    """Perplexities of one run, read from its directory if it was evaluated before."""
+    """Return perplexities of one run, as its directory has them if it was evaluated before."""
     if not run.evaluation.exists():
         evaluate_run(run.path, stream=True, progress=True)
     return json.loads(run.evaluation.read_text("utf-8"))
 
 
 def perplexity(measures: dict) -> float:
-    """Per word where words are counted, else per token."""
+    """Return the perplexity per word where words are counted, else per token."""
     return measures.get("perplexity_per_word") or measures["perplexity_per_token"]
 
 
 def main() -> None:
     """Train and measure what is missing, print the table, keep the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("corpus", nargs="?", default="wikitext-2")
-    parser.add_argument("--steps", type=int, default=600)
+    parser = make_parser(__file__, __doc__)
+    parser.add_argument("corpus", nargs="?", default="wikitext-2", help="as of `fwl-keras train`")
+    parser.add_argument("--steps", type=int, default=600, help="training steps of each model")
     parser.add_argument("--learning-rate", type=float, default=SETTINGS["learning_rate"])
     parser.add_argument("--runs", type=Path, default=RUNS, help="directory of the two runs")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file of the figures")
     args = parser.parse_args()
     console = Console()
     given = {**SETTINGS, "steps": args.steps, "learning_rate": args.learning_rate}
@@ -91,15 +88,13 @@ def main() -> None:
         table.add_row(name, f"{row['reset']:.1f}", f"{row['carried']:.1f}")
     console.print(table)
     about = {
-        "command": "python benchmarks/transformer_xl.py",
+        "command": args.command,
         "unit": f"perplexity per {unit}",
         "settings": settings,
         "environment": environment(),
         "models": results,
     }
-    text = json.dumps(about, indent=2) + "\n"
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(args.results, lambda beside: beside.write_text(text, "utf-8"))
+    write_json(args.results, about)
     alone, both = (results[name]["carried"] for name in MODELS)
     print(
         f"With fast weights, memory and state carried, Transformer-XL's perplexity is "

@@ -6,7 +6,7 @@ import sys
 from pathlib import PurePath
 from types import ModuleType
 
-__version__ = "0.1.0"
+from fwl_keras._version import __version__ as __version__
 
 # The command imports what it needs when it needs it: its help must not wait for TensorFlow. For
 # everybody else importing the package registers its classes, so that Keras can load saved models.
@@ -36,7 +36,7 @@ _SUBMODULES = (
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Imports a part of the package when it is first asked for."""
+    """Import a part of the package when it is first asked for."""
     if name in _SUBMODULES:
         try:
             return importlib.import_module(f"{__name__}.{name}")

@@ -7,12 +7,12 @@ import numpy as np
 
 
 def is_int(value) -> bool:
-    """Whether `value` is a whole number, NumPy's included; True and False are not."""
+    """Return whether `value` is a whole number, NumPy's included; True and False are not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
 
 
 def is_number(value) -> bool:
-    """Whether `value` is a finite real number, NumPy's included; True and False are not."""
+    """Return whether `value` is a finite real number, NumPy's included; True and False are not."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
     return is_real and math.isfinite(value)
 

@@ -15,10 +15,10 @@ class NotFiniteError(ValueError):
     """Training came to a loss or to weights that are not finite.
 
     Args:
-        message: What happened and what to try.
-        step: Optimizer steps at the end of which it was found, counted from 1.
-        epoch: The epoch, as Keras counts, from 0.
-        batch: The batch within the epoch, as Keras counts, from 0.
+        message: what happened and what to try.
+        step: optimizer steps at the end of which it was found, counted from 1.
+        epoch: the epoch, as Keras counts, from 0.
+        batch: the batch within the epoch, as Keras counts, from 0.
     """
 
     def __init__(self, message: str, *, step: int, epoch: int, batch: int) -> None:
@@ -45,7 +45,7 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         async_safe: True: Keras may call it from another thread.
 
     Raises:
-        NotFiniteError: In `fit`; a `ValueError` with `step`, `epoch` and `batch`.
+        NotFiniteError: if that is so, in `fit`; a `ValueError` with `step`, `epoch` and `batch`.
 
     Example:
         >>> lm.fit(ids, callbacks=[fwl_keras.callbacks.StopWhenNotFinite(),
@@ -76,7 +76,7 @@ class StopWhenNotFinite(keras.callbacks.Callback):
                 return
             first = min(self._finite + 1, batch)
         raise NotFiniteError(
-            f"the loss is not finite ({float(loss)}) at {self._place(first, batch)}; {ADVICE}",
+            f"The loss is not finite ({float(loss)}) at {self._place(first, batch)}; {_ADVICE}.",
             step=self._steps_before + batch + 1,
             epoch=self._epoch,
             batch=batch,
@@ -84,11 +84,11 @@ class StopWhenNotFinite(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # The last step's loss was computed before it changed the weights.
-        names = names_not_finite(_variables(self.model))
+        names = names_not_finite(all_variables(self.model))
         if names:
             raise NotFiniteError(
-                f"weights are not finite after {self._place(self._batch, self._batch)}: "
-                f"{_some(names)}; {ADVICE}",
+                f"Weights are not finite after {self._place(self._batch, self._batch)}: "
+                f"{_some(names)}; {_ADVICE}.",
                 step=self._steps_before + self._batch + 1,
                 epoch=epoch,
                 batch=self._batch,
@@ -105,14 +105,14 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         )
 
 
-ADVICE = (
+_ADVICE = (
     "try a lower learning rate, smaller step sizes of the fast weights (`initial_step_size`), "
     "shorter segments, or float32 where the dtype is a mixed one"
 )
 
 
 def names_not_finite(variables: Iterable[keras.Variable]) -> list[str]:
-    """Names the variables that have a NaN or an infinity.
+    """Name the variables that have a NaN or an infinity.
 
     Args:
         variables: Keras variables of any dtype and shape; those of integers always are finite.
@@ -132,7 +132,12 @@ def names_not_finite(variables: Iterable[keras.Variable]) -> list[str]:
     return [v.path for v, ok in zip(floats, ops.convert_to_numpy(finite), strict=True) if not ok]
 
 
-def _variables(model: keras.Model) -> list[keras.Variable]:
+def all_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return the variables of a model and of its optimizer, if it has one.
+
+    Args:
+        model: any model.
+    """
     optimizer = getattr(model, "optimizer", None)
     return [*model.variables, *(optimizer.variables if optimizer is not None else ())]
 

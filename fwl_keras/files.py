@@ -19,30 +19,36 @@ _CANNOT = (None, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _BLOCK = 1 << 20
 
 
-def check_new(path: str | Path) -> None:
-    """Raises a ValueError if a run at `path` would mix with files that are there."""
+def check_new(path: str | Path, remedy: str = "give another directory") -> None:
+    """Raise a ValueError unless there is nothing at `path`, or an empty directory.
+
+    Args:
+        path: where a directory is to be made.
+        remedy: what to do if there is something, as the end of a sentence.
+    """
     path = Path(path)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{str(path)!r} is a file; give another directory to --to")
-    if path.exists() and any(path.iterdir()):
-        raise ValueError(
-            f"{str(path)!r} is not empty; continue the run in it with --resume {path}, or give "
-            "another directory to --to"
-        )
+        problem = "is a file"
+    elif path.exists() and any(path.iterdir()):
+        problem = "is not empty"
+    else:
+        return
+    raise ValueError(f"{str(path)!r} {problem}; {remedy}.")
 
 
 @contextlib.contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
-    """Makes a directory with all that it is to hold, or nothing at all.
+    """Make a directory with all that it is to hold, or nothing at all.
 
     Args:
-        path: A directory that does not exist or is empty.
+        path: a directory that does not exist or is empty.
 
     Yields:
-        A directory to write to, which is at `path` once the block has ended without an error.
+        A directory to write to, which is at `path`, and on disk, once the block has ended without
+        an error. Its name beside `path` begins with a point.
 
     Raises:
-        ValueError: There is something at `path` already.
+        ValueError: if there is something at `path` already.
     """
     check_new(path)
     path = Path(path)
@@ -52,42 +58,45 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        for written in (*beside.rglob("*"), beside):
+            _sync(written)
         check_new(path)  # another process may have been faster
         if path.exists():
             path.rmdir()  # empty, and not every system renames onto a directory
         os.rename(beside, path)
+        _sync(path.parent)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
 
 
 def replace_file(
-    path: Path,
+    path: str | Path,
     write: Callable[[Path], object],
     before: Callable[[Path], object] | None = None,
     *,
     size: int = 0,
 ) -> None:
-    """Writes a file beside its place and moves it there, so that it is old or new, never half.
+    """Write a file beside its place and move it there, so that it is old or new, never half.
 
     Args:
-        path: The file.
-        write: Called with the path to write to, which has `path`'s suffixes.
-        before: Called with that path when all of it is on disk, right before it is moved.
-        size: Bytes that must be free before `write` is called: HDF5 takes the whole process down
+        path: the file, in an existing directory.
+        write: called with the path to write to, which has `path`'s suffixes.
+        before: called with that path when all of it is on disk, right before it is moved.
+        size: bytes that must be free before `write` is called: HDF5 takes the whole process down
             when it comes to the end of the disk.
 
     Raises:
-        OSError: It cannot be written; nothing has changed then.
+        OSError: if it cannot be written; nothing has changed then.
     """
-    # Two processes may write the same file.
-    beside = path.with_name(f"{BESIDE}{os.getpid()}-{path.name}")
+    path = Path(path)
+    # Two processes, or two threads, may write the same file.
+    beside = path.with_name(f"{BESIDE}{secrets.token_hex(4)}-{path.name}")
     try:
         with disk_errors(path):
             _reserve(beside, size)
             write(beside)
-            with beside.open("rb+") as file:
-                os.fsync(file.fileno())
+            _sync(beside)
         if before is not None:
             before(beside)
         os.replace(beside, path)
@@ -97,15 +106,18 @@ def replace_file(
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Makes an OSError, with the file's name, of what libraries say about the disk.
+    """Make an OSError, with the file's name, of what libraries say about the disk.
 
     HDF5 and TensorFlow have errors of their own for a disk that is full.
 
     Args:
-        path: The file that is written.
+        path: the file that is written.
+
+    Yields:
+        Nothing.
 
     Raises:
-        OSError: In the place of such an error.
+        OSError: in the place of such an error.
     """
     try:
         yield
@@ -123,7 +135,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Raises an OSError unless a file of so many bytes can be written; quotas count, too."""
+    """Raise an OSError unless a file of so many bytes can be written; quotas count, too."""
     if not size:
         return
     with path.open("wb") as file:
@@ -136,3 +148,15 @@ def _reserve(path: Path, size: int) -> None:
             for start in range(0, size, _BLOCK):
                 file.write(bytes(min(_BLOCK, size - start)))
     path.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on disk."""
+    is_directory = path.is_dir()
+    if is_directory and os.name == "nt":
+        return  # Windows opens no directories
+    handle = os.open(path, os.O_RDONLY if is_directory else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

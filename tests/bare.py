@@ -27,8 +27,9 @@ import keras
 import numpy as np
 
 import fwl_keras
+from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import DocumentBatches, SentencePieceTokenizer, TrainingBatches
-from fwl_keras.models import RecurrentBackbone, TextPreprocessor
+from fwl_keras.models import TextPreprocessor
 
 assert "keras_hub" not in sys.modules
 V, WIDTH = 20, 8
@@ -75,7 +76,7 @@ def main(directory):
         assert "'jax'" in str(error) and "KERAS_BACKEND=tensorflow" in str(error)
     else:
         raise AssertionError("there is no TensorFlow to export with")
-    for part in ("cli", "runs.quickstart", "runs.score", "runs.write", "serving.client"):
+    for part in ("cli", "runs.quickstart", "runs.score", "runs.generate", "serving.client"):
         importlib.import_module(f"fwl_keras.{part}")
     assert not any(name.partition(".")[0] in MISSING for name in sys.modules)
 

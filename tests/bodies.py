@@ -4,7 +4,7 @@ import keras
 import keras_hub
 from keras import ops
 
-from fwl_keras.models import RecurrentBackbone
+from fwl_keras.backbones import RecurrentBackbone
 
 WIDTH = 8
 
@@ -66,13 +66,13 @@ def opt(vocab_size):
 
 
 def transformer_xl(vocab_size):
-    from fwl_keras.backbones.model_garden import TransformerXLBackbone
+    from fwl_keras.backbones import TransformerXLBackbone
 
     return TransformerXLBackbone(vocab_size, 2, WIDTH, 2, 16, memory_length=16)
 
 
 def encoder_blocks(vocab_size):
-    from fwl_keras.backbones.model_garden import EncoderBlockBackbone
+    from fwl_keras.backbones import EncoderBlockBackbone
 
     return EncoderBlockBackbone(vocab_size, 1, WIDTH, 2, 64, 16)
 

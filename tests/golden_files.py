@@ -27,7 +27,9 @@ PARITY = {
 
 def golden_files():
     """Paths of the golden files."""
-    return sorted(GOLDEN.glob("*.npz"))
+    paths = sorted(GOLDEN.glob("*.npz"))
+    assert paths, f"There are no golden files in {GOLDEN}."
+    return paths
 
 
 def load_arrays(path):

@@ -5,7 +5,7 @@ import keras_hub
 import numpy as np
 
 from fwl_keras import FWLBlock, FWLCausalLM
-from fwl_keras.models import RecurrentBackbone
+from fwl_keras.backbones import RecurrentBackbone
 
 V, WIDTH = 23, 8
 # XLA takes half a minute to compile a step on TensorFlow, where a graph does without it.

@@ -13,8 +13,10 @@ and every call of a check that many functions share (`require_...`), which must 
 import argparse
 import ast
 import atexit
+import hashlib
 import importlib.abc
 import importlib.machinery
+import marshal
 import os
 import sys
 from collections.abc import Iterator
@@ -35,21 +37,22 @@ module.record()
 """
 
 # How the names of shared checks begin.
-CHECKS = ("require_", "check_int", "check_length")
+CHECKS = ("require_",)
 
 # Part of a file's path, part of the statement: why no test of the default suite can reach it.
 UNREACHED = {
     ("backbones/encoder_block_backbone.py", ""): "needs the Model Garden, which has an own suite",
     ("backbones/transformer_xl_backbone.py", ""): "needs the Model Garden, which has an own suite",
     ("backbones/model_garden_layers.py", ""): "only without the Model Garden's package",
+    ("backbones/keras2.py", ""): "only without Keras 2, or on a backend other than TensorFlow",
     ("backbones/keras2_layer.py", ""): "needs the Model Garden, which has an own suite",
     ("backbones/keras2_config.py", ""): "needs the Model Garden, which has an own suite",
     ("models/keras_hub_stand_in.py", ""): "only with a KerasHub that cannot be imported",
     ("data/wikitext.py", ""): "needs the network, or a damaged download",
     ("data/python_stdlib.py", ""): "only where Python comes without its library's source",
-    ("backend/gradients.py", ""): "only on a backend that the block has refused before",
+    ("backend/dispatch.py", ""): "only on a backend that the block has refused before",
     ("serving/export.py", "on the TensorFlow backend"): "the model's own `export` refuses before",
-    ("serving/grpc.py", "ImportError"): "only without tensorflow-serving-api",
+    ("serving/transports.py", "ImportError"): "only without tensorflow-serving-api",
 }
 
 
@@ -87,7 +90,9 @@ def record() -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if str(hook) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(hook), *filter(None, paths)])
-    sys.meta_path.insert(0, _Finder(_Log(directory)))
+    code = directory / "code"
+    code.mkdir(exist_ok=True)
+    sys.meta_path.insert(0, _Finder(_Log(directory), code))
 
 
 class _Log:
@@ -117,26 +122,38 @@ class _Log:
 class _Finder(importlib.abc.MetaPathFinder):
     """Loads the package's modules with a mark before each statement."""
 
-    def __init__(self, log: _Log):
-        self._log = log
+    def __init__(self, log: _Log, code: Path):
+        self._log, self._code = log, code
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname.partition(".")[0] != PACKAGE:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader = _Loader(spec.loader.name, spec.loader.path, self._log)
+            spec.loader = _Loader(spec.loader.name, spec.loader.path, self._log, self._code)
         return spec
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    def __init__(self, name, path, log):
+    """Compiles a module once for all processes, as what its source and this file say."""
+
+    def __init__(self, name, path, log, code):
         super().__init__(name, path)
-        self._log = log
+        self._log, self._code = log, code
 
     def get_code(self, fullname):
-        # Never what is compiled and cached, nor into the cache.
-        return self.source_to_code(self.get_data(self.path), self.path)
+        # Never what Python has compiled and cached, nor into its cache.
+        source = self.get_data(self.path)
+        named = "\0".join([sys.implementation.cache_tag, str(sys.flags.optimize), self.path])
+        digest = hashlib.sha256(b"\0".join([named.encode(), self.get_data(__file__), source]))
+        cached = self._code / digest.hexdigest()
+        if cached.exists():
+            return marshal.loads(cached.read_bytes())
+        code = self.source_to_code(source, self.path)
+        beside = cached.with_suffix(f".{os.getpid()}")
+        beside.write_bytes(marshal.dumps(code))
+        beside.replace(cached)
+        return code
 
     def source_to_code(self, data, path, *, _optimize=-1):
         tree = ast.parse(data, path)

@@ -1,7 +1,11 @@
 """A run small enough to be trained many times."""
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+
+import keras
 
 from fwl_keras.runs import RunConfig
 
@@ -27,6 +31,21 @@ def tiny_config(corpus: Path, **changes) -> RunConfig:
         "validation_windows": 4,
     }
     return RunConfig(corpus=str(corpus), **{**values, **changes})
+
+
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Trace no graphs on TensorFlow: one takes longer than the few steps of a test's run."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def as_options(config: RunConfig) -> list[str]:

@@ -82,7 +82,7 @@ def test_a_checkpoint_is_not_overwritten(tmp_path):
     keep = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
     fit(lm, *data(), StopWhenNotFinite(), keep, epochs=1)
     before = path.read_bytes()
-    with pytest.raises(NotFiniteError, match="the loss"):
+    with pytest.raises(NotFiniteError, match="The loss"):
         fit(lm, *data(3), StopWhenNotFinite(), keep)
     assert path.read_bytes() == before
 
@@ -93,7 +93,7 @@ def test_a_checkpoint_is_not_overwritten(tmp_path):
     lm.optimizer.learning_rate = 1e30
     x[:-BATCH] = y[:-BATCH] = 0
     lm.set_weights([np.zeros((1, 1)), np.zeros(1)])
-    with pytest.raises(NotFiniteError, match=r"weights are not finite after step 12 \(batch 5"):
+    with pytest.raises(NotFiniteError, match=r"Weights are not finite after step 12 \(batch 5"):
         fit(lm, x, y, StopWhenNotFinite(), keep, epochs=1)
     assert path.read_bytes() == before
 

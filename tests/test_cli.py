@@ -6,9 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from fwl_keras.cli import app
-from fwl_keras.runs import PRESETS
-from fwl_keras.runs.config import RunConfig
+from fwl_keras.inference.divergence_policies import POLICIES
+from fwl_keras.runs.config import BODIES, DTYPES, PRESETS, SPLITS, RunConfig
 from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.samplers import SAMPLERS
+from fwl_keras.serving import options
 
 
 @pytest.fixture
@@ -30,10 +32,22 @@ def test_help(invoke, command):
         assert word in result.output
 
 
-def test_the_presets_of_the_command_are_those_of_the_package():
-    from fwl_keras.cli import Preset
-
-    assert {preset.value for preset in Preset} == set(PRESETS)
+@pytest.mark.parametrize(
+    ("command", "option", "choices"),
+    [
+        ("train", "--preset", PRESETS),
+        ("train", "--body", BODIES),
+        ("train", "--dtype", DTYPES),
+        ("evaluate", "--split", SPLITS),
+        ("evaluate", "--on-divergence", POLICIES),
+        ("generate", "--sampler", SAMPLERS),
+        ("export", "--dtype", options.DTYPES),
+    ],
+)
+def test_the_choices_of_the_command_are_those_of_the_package(invoke, command, option, choices):
+    result = invoke(command, "mine", option, "none_of_them")
+    assert result.exit_code == 2
+    assert f"'none_of_them' is not one of {', '.join(map(repr, choices))}." in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -41,13 +55,14 @@ def test_the_presets_of_the_command_are_those_of_the_package():
     [
         (("train",), "my_book.txt"),
         (("train", "no_such_book.txt", "--to", "{tmp}/run"), "neither a corpus nor"),
-        (("train", "python-stdlib", "--width", "30", "--to", "{tmp}/run"), "width must be"),
+        (("train", "python-stdlib", "--width", "30", "--to", "{tmp}/run"), "`width` must be"),
         (("train", "python-stdlib", "--to", "{tmp}"), "not empty"),
         (("train", "--resume", "{tmp}"), "is not a run"),
-        (("train", "--resume", "{tmp}", "--steps", "3"), "leave out --steps"),
-        (("train", "python-stdlib", "--resume", "{tmp}"), "leave out CORPUS"),
-        (("train", "--resume", "{tmp}", "--carry-state"), "leave out --carry-state"),
-        (("train", "--resume", "{tmp}", "--one-segment"), "leave out --one-segment"),
+        (("train", "--resume", "{tmp}", "--steps", "3"), "leave out `--steps`."),
+        (("train", "--resume", "{tmp}", "--no-jit", "x", "--debug"), "out `CORPUS`, `--jit`."),
+        (("train", "python-stdlib", "--resume", "{tmp}"), "leave out `CORPUS`"),
+        (("train", "--resume", "{tmp}", "--carry-state"), "leave out `--carry-state`"),
+        (("train", "--resume", "{tmp}", "--one-segment"), "leave out `--one-segment`"),
         (
             ("train", "python-stdlib", "--one-segment", "--segment-length", "8"),
             "leave one of them out",
@@ -56,19 +71,19 @@ def test_the_presets_of_the_command_are_those_of_the_package():
         (("generate", "{tmp}"), "nothing to begin with"),
         (("generate", "{tmp}", "--prompt", "x"), "is not a run"),
         (("generate", "{tmp}", "--read", "{tmp}/none.txt"), "does not exist"),
-        (("generate", "{tmp}", "--prompt", "x", "--max-tokens", "0"), "max_tokens must be"),
-        (("generate", "{tmp}", "--prompt", "x", "--top-p", "2"), "top_p must be"),
+        (("generate", "{tmp}", "--prompt", "x", "--max-tokens", "0"), "`max_tokens` must be"),
+        (("generate", "{tmp}", "--prompt", "x", "--top-p", "2"), "`top_p` must be"),
         (("score", "{tmp}", "{tmp}/mine.txt"), "is not a run"),
         (("score", "{tmp}", "{tmp}/none.txt"), "does not exist"),
         (("score", "{tmp}", "{tmp}/mine.txt", "--html", "{tmp}"), "is a directory"),
         (("score", "{tmp}", "{tmp}/mine.txt", "--html", "{tmp}/no/x.html"), "not a directory"),
         (("train", "--from", "{tmp}", "--to", "{tmp}/run"), "is not a run"),
-        (("train", "--from", "{tmp}", "--preset", "tiny"), "leave out --preset"),
-        (("train", "x", "--longer-memory", "8"), "name it with --from"),
-        (("train", "--resume", "{tmp}", "--from", "{tmp}"), "leave out --from"),
+        (("train", "--from", "{tmp}", "--preset", "tiny"), "leave out `--preset`"),
+        (("train", "x", "--longer-memory", "8"), "name it with `--from`"),
+        (("train", "--resume", "{tmp}", "--from", "{tmp}"), "leave out `--from`"),
         (("quickstart", "--resume", "{tmp}"), "no quickstart to continue"),
         (("quickstart", "--to", "{tmp}"), "not empty"),
-        (("quickstart", "--minutes", "0", "--to", "{tmp}/run"), "minutes must be"),
+        (("quickstart", "--minutes", "0", "--to", "{tmp}/run"), "`minutes` must be"),
     ],
 )
 def test_errors_are_one_line(invoke, tmp_path, words, message):

@@ -34,7 +34,6 @@ def stop(*arguments, **options):
         ("evaluate", "run", "--corpus", "{file}"),
         ("score", "run", "{file}"),
         ("generate", "run", "--read", "{file}"),
-        ("benchmark", "{file}", "--preset", "tiny", "--to", "new"),
     ],
     ids=lambda words: words[0],
 )
@@ -45,15 +44,14 @@ def test_every_command_that_reads_records_takes_their_field(
     (tmp_path / "run" / "config.json").write_text(RunConfig().to_json())
     # What comes after the text was read.
     monkeypatch.setattr("fwl_keras.runs.train.train", stop)
-    monkeypatch.setattr("benchmarks.rivals.workspace.new_directory", stop)
     monkeypatch.setattr("fwl_keras.runs.evaluate.held_out", stop)
-    for module in ("score", "write"):
+    for module in ("score", "generate"):
         monkeypatch.setattr(f"fwl_keras.runs.{module}.load_run_model", stop)
     monkeypatch.setattr("fwl_keras.runs.evaluate.load_run_model", _Model)
     words = [word.format(file=records) for word in words]
     result = invoke(*words)
     assert result.exit_code == 2
-    assert "a.jsonl, line 1: text_field='text' is not a field" in result.stderr
+    assert "a.jsonl, line 1: `text_field`='text' is not a field" in result.stderr
     assert "['body']" in result.stderr and "--text-field" in result.stderr
     assert result.stderr.count("\n") == 1
     result = invoke(*words, "--text-field", "body")
@@ -83,7 +81,7 @@ def test_a_run_remembers_its_field(invoke, records, tmp_path, monkeypatch):
     run = RunDirectory.open(tmp_path / "run")
     assert RunConfig.load(run.config).text_field == "body"
     assert "stopped before training" in invoke("train", "--resume", "run").stderr
-    assert "leave out --text-field" in invoke("train", "--resume", "run", *words[2:4]).stderr
+    assert "leave out `--text-field`" in invoke("train", "--resume", "run", *words[2:4]).stderr
     run.model.write_text("")
     assert run.next_config(steps=5).text_field == "body"
     # And when it is evaluated, on another text too.
@@ -113,13 +111,16 @@ def test_a_corpus_of_signs_is_prepared_and_found_unchanged(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train", ""), "name_or_path='' is neither"),
+        (("train", ""), "`name_or_path`='' is neither"),
         (("train", "~no_such_user_at_all/book.txt"), "corpus='~no_such_user_at_all/book.txt'"),
-        (("train", "loop.txt"), "corpus='loop.txt' cannot be read"),
+        (("train", "loop.txt"), "`corpus`='loop.txt' cannot be read"),
         (("train", "x" * 4000), "too long"),
-        (("evaluate", "run", "--corpus", ""), "name_or_path='' is neither"),
-        (("score", "run", "~no_such_user_at_all/book.txt"), "path='~no_such_user_at_all/book.txt'"),
-        (("score", "run", "loop.txt"), "path='loop.txt' cannot be read"),
+        (("evaluate", "run", "--corpus", ""), "`name_or_path`='' is neither"),
+        (
+            ("score", "run", "~no_such_user_at_all/book.txt"),
+            "`path`='~no_such_user_at_all/book.txt'",
+        ),
+        (("score", "run", "loop.txt"), "`path`='loop.txt' cannot be read"),
     ],
 )
 def test_paths_that_can_be_none_are_one_line(invoke, tmp_path, monkeypatch, words, message):

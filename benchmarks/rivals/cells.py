@@ -16,15 +16,15 @@ SEARCH_SEED = 0
 
 
 def measure_cell(workspace: Workspace, row: Row, seed: int, console: Console) -> dict:
-    """Measures a row with a seed, or returns what was measured before.
+    """Measure a row with a seed, or return what was measured before.
 
     Trains the model and searches the method's settings, if that was not done.
 
     Args:
-        workspace: The benchmark.
-        row: The row.
-        seed: The seed of its model.
-        console: Where to report.
+        workspace: the benchmark.
+        row: the row.
+        seed: the seed of its model.
+        console: where to report.
 
     Returns:
         `settings`, and by split `total_nll_nats`, `tokens` and `perplexity` (None where the losses
@@ -56,14 +56,14 @@ def measure_cell(workspace: Workspace, row: Row, seed: int, console: Console) ->
 def open_reader(
     workspace: Workspace, model: str, method: str, seed: int, *, progress: bool = True
 ) -> Reader:
-    """Returns a trained model, ready to read in some way.
+    """Return a trained model, ready to read in some way.
 
     Args:
-        workspace: The benchmark.
-        model: Name of the model.
-        method: Name of the way of reading.
-        seed: The model's seed.
-        progress: Whether to draw progress bars.
+        workspace: the benchmark.
+        model: name of the model.
+        method: name of the way of reading.
+        seed: the model's seed.
+        progress: whether to draw progress bars.
     """
     return Reader.open(
         workspace.run(model, seed).path,
@@ -74,12 +74,12 @@ def open_reader(
 
 
 def search_settings(workspace: Workspace, row: Row, console: Console) -> dict:
-    """Finds a row's settings on validation text, or what an earlier search has found.
+    """Find a row's settings on validation text, or what an earlier search has found.
 
     Args:
-        workspace: The benchmark.
-        row: The row.
-        console: Where to report.
+        workspace: the benchmark.
+        row: the row.
+        console: where to report.
 
     Returns:
         The settings, empty where there is nothing to tune.

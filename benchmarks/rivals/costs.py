@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from benchmarks.environment import resident_bytes
 from benchmarks.rivals.models import ROWS, Row
 from benchmarks.rivals.workspace import Workspace
 from fwl_keras.runs.build_model import build_model
@@ -36,12 +37,12 @@ _SHAPE = ("body", "layers", "width", "heads", "segment_length", "fast_weights", 
 
 
 def measure_cost(workspace: Workspace, row: Row, settings: dict) -> dict:
-    """Measures what a row costs, or returns what was measured before, be it for another row.
+    """Measure what a row costs, or return what was measured before, be it for another row.
 
     Args:
-        workspace: The benchmark.
-        row: The row.
-        settings: Its method's settings.
+        workspace: the benchmark.
+        row: the row.
+        settings: its method's settings.
 
     Returns:
         `seconds`, relative to plain reading (the same body without fast weights, documents side by
@@ -55,7 +56,7 @@ def measure_cost(workspace: Workspace, row: Row, settings: dict) -> dict:
 
 
 def _cost_of_twin(workspace, row, settings):
-    """What was measured for a row that reads in the same way with a model of the same shape."""
+    """Return what a row cost that reads in the same way with a model of the same shape."""
 
     def shape(one):
         config = workspace.model_config(one.model, 0)
@@ -94,7 +95,7 @@ def _measure_apart(workspace, row, settings):
         command = [sys.executable, "-m", "benchmarks.rivals.costs", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"measuring the cost of {row.title!r} failed:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"Measuring the cost of {row.title!r} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -118,7 +119,7 @@ def _measure(request: dict) -> dict:
     def reader(fast_weights):
         return Reader.open(request["model"], windows, fast_weights=fast_weights, progress=False)
 
-    before = _resident_bytes()
+    before = resident_bytes()
     adapting = reader(method.adds_fast_weights or None)
 
     def read():
@@ -144,11 +145,6 @@ def _measure(request: dict) -> dict:
         "megabytes": peak / _MEGABYTE,
         "tokens_per_second": sum(map(len, documents_ids)) / float(np.median(seconds["row"])),
     }
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    return pages * resource.getpagesize()
 
 
 if __name__ == "__main__":

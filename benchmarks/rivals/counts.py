@@ -13,14 +13,14 @@ from fwl_keras.runs.build_model import build_model
 
 
 def model_parameters(workspace: Workspace, model: str) -> int:
-    """Counts the parameters of a model, trained or not."""
+    """Count the parameters of a model, trained or not."""
     return _counted(
         workspace, f"parameters-{model}", model, lambda lm: {"parameters": lm.count_params()}
     )["parameters"]
 
 
 def model_operations(workspace: Workspace, model: str) -> Operations | None:
-    """Counts the multiply-adds of a model, trained or not.
+    """Count the multiply-adds of a model, trained or not.
 
     Returns:
         The counts, or None for a body whose operations are not counted.
@@ -37,7 +37,7 @@ def model_operations(workspace: Workspace, model: str) -> Operations | None:
 
 
 def row_operations(workspace: Workspace, row: Row, settings: dict) -> float | None:
-    """Counts the multiply-adds per token of a row with some settings.
+    """Count the multiply-adds per token of a row with some settings.
 
     Returns:
         The number, or None for a body whose operations are not counted.

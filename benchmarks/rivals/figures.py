@@ -71,11 +71,11 @@ _MIN_DOCUMENTS = 20
 
 
 def gains(workspace: Workspace, *, third: bool = False) -> dict:
-    """Finds where the gains come from, as the paper's Figure 2, on the first seed's models.
+    """Find where the gains come from, as the paper's Figure 2, on the first seed's models.
 
     Args:
-        workspace: The benchmark.
-        third: Whether to read what two thirds of the training documents leave out, as the paper
+        workspace: the benchmark.
+        third: whether to read what two thirds of the training documents leave out, as the paper
             does, instead of the test documents.
 
     Returns:
@@ -112,13 +112,13 @@ def gains(workspace: Workspace, *, third: bool = False) -> dict:
 
 
 def efforts(workspace: Workspace) -> dict:
-    """Finds perplexity against operations per token, on the documents of the searches.
+    """Find perplexity against operations per token, on the documents of the searches.
 
     Dynamic evaluation has a point for each number of tokens between two steps, the best of all
     that its search has tried.
 
     Args:
-        workspace: The benchmark.
+        workspace: the benchmark.
 
     Returns:
         What `plot_effort` draws; empty where there is nothing to compare.
@@ -147,7 +147,7 @@ def efforts(workspace: Workspace) -> dict:
 
 
 def extremes(workspace: Workspace) -> dict[str, list[str]]:
-    """Names the test words and documents that fast weights, carried, help and hurt most.
+    """Name the test words and documents that fast weights, carried, help and hurt most.
 
     Returns:
         By title, lines; empty where too little was measured.
@@ -192,10 +192,10 @@ def extremes(workspace: Workspace) -> dict[str, list[str]]:
 
 
 def sizes(workspace: Workspace) -> dict:
-    """Finds gains on the test documents against the number of parameters.
+    """Find gains on the test documents against the number of parameters.
 
     Args:
-        workspace: The benchmark.
+        workspace: the benchmark.
 
     Returns:
         What `plot_sizes` draws, without what was measured for one size only.

@@ -1,4 +1,4 @@
-"""The ways in which a benchmark's models read documents."""
+"""The ways in which a benchmark's models read documents: plainly, or adapting."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ from fwl_keras.runs.load import load_run_model
 
 @dataclass
 class Reader:
-    """A model that is to read, and what it need not compute twice.
+    """A model that is to read, and what it computes once only.
 
     Attributes:
-        lm: The model.
-        length: Tokens of a window, the model's context.
-        batch_size: Documents read side by side, where a method can; no result depends on it.
+        lm: the model.
+        length: tokens of a window, the model's context.
+        batch_size: documents read side by side, where a method can; no result depends on it.
         training_windows: int32 [N, length + 1], for statistics of training gradients.
-        progress: Whether to draw progress bars.
-        jit_compile: Whether XLA compiles steps on weights, as it compiled those of training.
+        progress: whether to draw progress bars.
+        jit_compile: whether XLA compiles steps on weights, as it compiled those of training.
     """
 
     lm: FWLCausalLM
@@ -47,13 +47,13 @@ class Reader:
         fast_weights: bool | None = None,
         progress: bool = True,
     ) -> Self:
-        """Loads a finished run's model.
+        """Load a finished run's model.
 
         Args:
-            path: The run's directory.
-            training_windows: See above.
-            fast_weights: Whether to read with fast weights; None: as the model was trained.
-            progress: Whether to draw progress bars.
+            path: the run's directory.
+            training_windows: int32 [N, length + 1], for statistics of training gradients.
+            fast_weights: whether to read with fast weights; None: as the model was trained.
+            progress: whether to draw progress bars.
         """
         lm = load_run_model(path)
         if fast_weights is not None:
@@ -64,11 +64,11 @@ class Reader:
         )
 
     def kept(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Returns what is computed once for the model, however often it reads.
+        """Return what is computed once for the model, however often it reads.
 
         Args:
-            name: What it is.
-            compute: Called the first time.
+            name: what it is.
+            compute: called the first time.
         """
         if name not in self._kept:
             self._kept[name] = compute()
@@ -93,16 +93,16 @@ class Method:
     """A way of reading.
 
     Attributes:
-        name: Its name, also in files.
-        title: Its name in tables.
-        losses: From a reader, documents' token ids and settings to every token's loss in nats.
-        operations: From a model's counts, and the pieces of a window between two steps (1 where
+        name: its name, also in files.
+        title: its name in tables.
+        losses: from a reader, documents' token ids and settings to every token's loss in nats.
+        operations: from a model's counts, and the pieces of a window between two steps (1 where
             there are none), to multiply-adds per token.
-        start: Settings that a search begins with, by name; empty where nothing is tuned.
-        scales: From the tokens of a window to the settings' possible values, in the order in which
+        start: settings that a search begins with, by name; empty where nothing is tuned.
+        scales: from the tokens of a window to the settings' possible values, in the order in which
             they are searched.
-        together: Settings that are moved together, too; see `hill_climb`.
-        adds_fast_weights: Whether a model trained without fast weights reads with them.
+        together: settings that are moved together, too; see `hill_climb`.
+        adds_fast_weights: whether a model trained without fast weights reads with them.
     """
 
     name: str
@@ -248,7 +248,7 @@ _RMS_START = {
 # Most steps are divided by about epsilon; and a longer piece has a larger gradient.
 _RMS_TOGETHER = (("learning_rate", "epsilon"), ("learning_rate", "length"))
 
-_ALL = (
+_METHODS = (
     Method("plain", "plain", _read(carry=False), lambda count, pieces: count.plain),
     Method(
         "windows",
@@ -333,4 +333,4 @@ _ALL = (
 )
 
 # By name: every way of reading.
-METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+METHODS: dict[str, Method] = {method.name: method for method in _METHODS}

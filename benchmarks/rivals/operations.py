@@ -102,7 +102,7 @@ class Operations:
 
 
 def count_operations(lm: keras.Model, length: int) -> Operations:
-    """Counts what a model computes per token of a text read in windows.
+    """Count what a model computes per token of a text read in windows.
 
     Args:
         lm: FWLCausalLM whose body is a KerasHub decoder of dense attention (every token with every

@@ -9,20 +9,20 @@ from fwl_keras.runs.config import RunConfig
 
 
 def adopt(workspace: Workspace, path: Path) -> dict:
-    """Takes over published figures, searches and costs, so that they are not measured again.
+    """Take over published figures, searches and costs, so that they are not measured again.
 
     What the workspace has measured itself stays. Models and single tokens' losses are not among
     what is published: what needs them is made again.
 
     Args:
-        workspace: The benchmark.
+        workspace: the benchmark.
         path: JSON file of `report.write`; nothing is taken over if there is none.
 
     Returns:
         What the file holds; empty if there is none.
 
     Raises:
-        ValueError: The file cannot be read, or holds results of another corpus or configuration.
+        ValueError: if the file cannot be read, or holds results of another corpus or configuration.
     """
     if not path.exists():
         return {}
@@ -41,12 +41,12 @@ def adopt(workspace: Workspace, path: Path) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read as a benchmark's results ({error}); give another "
-            "directory to --results"
+            "directory to `--results`."
         ) from error
     if other:
         raise ValueError(
             f"{str(path)!r} holds results of a benchmark with another {', '.join(other)}; give "
-            "another directory to --results"
+            "another directory to `--results`."
         )
     for row in rows:
         for i, seed in enumerate(row["seeds"]):

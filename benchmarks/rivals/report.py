@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from benchmarks.common import write_json
 from benchmarks.environment import environment
 from benchmarks.rivals.counts import row_operations
 from benchmarks.rivals.models import MAIN, MORE, ROWS, SIZES, THIRD, Row
@@ -23,11 +24,11 @@ _TABLES = {
 
 
 def collect(workspace: Workspace, command: str) -> dict:
-    """Gathers everything that was measured so far.
+    """Gather everything that was measured so far.
 
     Args:
-        workspace: The benchmark.
-        command: The command that measures it.
+        workspace: the benchmark.
+        command: the command that measures it.
 
     Returns:
         `command`, `corpus`, `unit`, `config`, `environment`, and `rows`: for each that was
@@ -50,10 +51,10 @@ def collect(workspace: Workspace, command: str) -> dict:
 
 
 def common_config(config: RunConfig) -> dict:
-    """Returns what all models of a benchmark have in common.
+    """Return what all models of a benchmark have in common.
 
     Args:
-        config: The benchmark's configuration.
+        config: the benchmark's configuration.
     """
     # Where the text and other models were on this machine is nobody's concern.
     own = ("corpus", "seed", "fast_weights", "initial_model", "trained_part")
@@ -84,10 +85,10 @@ def _row(workspace: Workspace, row: Row) -> dict | None:
 
 
 def summary(values: list[float | None]) -> str:
-    """Returns a mean, with the values' standard deviation where there are several.
+    """Return a mean, with the values' standard deviation where there are several.
 
     Args:
-        values: One number a seed; None where there was none.
+        values: one number a seed; None where there was none.
 
     Returns:
         For example "171.3", "171.3 ± 0.4", or "diverges".
@@ -100,11 +101,11 @@ def summary(values: list[float | None]) -> str:
 
 
 def table_lines(result: dict, groups: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
-    """Returns head and lines of the table of some groups of rows.
+    """Return head and lines of the table of some groups of rows.
 
     Args:
-        result: What `collect` returned.
-        groups: Groups of rows.
+        result: what `collect` returned.
+        groups: groups of rows.
 
     Returns:
         The columns' names, and a list of texts for each row; no column in which nothing stands.
@@ -137,7 +138,7 @@ def table_lines(result: dict, groups: tuple[str, ...]) -> tuple[list[str], list[
 
 
 def rich_tables(result: dict) -> list[Table]:
-    """Returns all tables that have a row, for a terminal."""
+    """Return all tables that have a row, for a terminal."""
     tables = []
     for title, (head, lines) in _tables(result).items():
         table = Table(title=title or f"{result['corpus']}, {result['unit']}")
@@ -164,9 +165,9 @@ def gain(result: dict, better: str, rivals: Sequence[str], split: str) -> list[f
     """Percents by which one row is lower than the best of others, for each seed.
 
     Args:
-        result: What `collect` returned.
-        better: Name of a row.
-        rivals: Names of the rows that it is compared with; with each seed the lowest that has it.
+        result: what `collect` returned.
+        better: name of a row.
+        rivals: names of the rows that it is compared with; with each seed the lowest that has it.
         split: `"valid"`, `"test"` or `"third"`.
 
     Returns:
@@ -255,10 +256,10 @@ _COMPARISONS = (
 
 
 def comparisons(result: dict) -> list[str]:
-    """Returns what the figures say, a line for each comparison of which both sides are there.
+    """Return what the figures say, a line for each comparison of which both sides are there.
 
     Args:
-        result: What `collect` returned.
+        result: what `collect` returned.
     """
     lines = []
     for what, better, rivals in _COMPARISONS:
@@ -270,27 +271,25 @@ def comparisons(result: dict) -> list[str]:
 
 
 def write(result: dict, json_file: Path, markdown_file: Path, pictures: dict[str, Path]) -> None:
-    """Writes the results.
+    """Write the results.
 
     Args:
-        result: What `collect` returned.
-        json_file: File to write.
-        markdown_file: File to write.
-        pictures: By title, pictures beside the Markdown file.
+        result: what `collect` returned.
+        json_file: file to write.
+        markdown_file: file to write.
+        pictures: by title, pictures beside the Markdown file.
     """
-    text = json.dumps(result, indent=2) + "\n"
-    json_file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(json_file, lambda file: file.write_text(text, "utf-8"))
+    write_json(json_file, result)
     page = markdown(result, {title: path.name for title, path in pictures.items()})
     replace_file(markdown_file, lambda file: file.write_text(page, "utf-8"))
 
 
 def markdown(result: dict, pictures: dict[str, str]) -> str:
-    """Returns the results as a page.
+    """Return the results as a page.
 
     Args:
-        result: What `collect` returned.
-        pictures: By title, names of files beside the page.
+        result: what `collect` returned.
+        pictures: by title, names of files beside the page.
     """
     config, about = result["config"], result["environment"]
     where = ", ".join(f"{name} {value}" for name, value in about.items() if name != "machine")

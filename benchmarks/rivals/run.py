@@ -10,9 +10,10 @@ from benchmarks.rivals import figures, report
 from benchmarks.rivals.cells import measure_cell
 from benchmarks.rivals.costs import measure_cost
 from benchmarks.rivals.models import MAIN, MORE, ROWS, SIZES, THIRD, Row
+from benchmarks.rivals.pictures import plot_effort, plot_gains, plot_sizes
 from benchmarks.rivals.published import adopt
 from benchmarks.rivals.workspace import Workspace
-from fwl_keras.evaluation.plots import plot_effort, plot_gains, plot_sizes
+from fwl_keras._arguments import require_count
 from fwl_keras.files import replace_file
 from fwl_keras.runs.config import RunConfig
 
@@ -26,40 +27,39 @@ def run_benchmark(
     rows: Sequence[str] = (),
     costs: bool = True,
     results: str | Path | None = None,
-    command: str = "fwl-keras benchmark",
+    command: str = "python -m benchmarks.rivals",
 ) -> dict:
-    """Measures what is missing of a benchmark's table, and writes all that there is.
+    """Measure what is missing of a benchmark's table, and write all that there is.
 
     Everything is kept as soon as it is known: interrupted, the same call goes on.
 
     Args:
-        path: The benchmark's directory; one that is there already must have the same `config`.
-        config: What all models have in common; its seed is not used.
-        console: Where to report; by default nowhere.
-        seeds: Seeds of the main rows.
-        rows: Patterns of rows' names to measure, such as `"baseline.*"`; none: all rows.
-        costs: Whether to measure seconds and memory, too (on an idle machine, please).
-        results: Directory of the results; None for `path`. What was published there is not
+        path: the benchmark's directory; one that is there already must have the same `config`.
+        config: what all models have in common; its seed is not used.
+        console: where to report; by default nowhere.
+        seeds: seeds of the main rows.
+        rows: patterns of rows' names to measure, such as `"baseline.*"`; none: all rows.
+        costs: whether to measure seconds and memory, too (on an idle machine, please).
+        results: directory of the results; None for `path`. What was published there is not
             measured again, even if the benchmark's own directory is new.
-        command: What to name as the command in the results.
+        command: what to name as the command in the results.
 
     Returns:
         What the JSON file holds.
 
     Raises:
-        ValueError: There is something else in one of the directories, no row has such a name, or
+        ValueError: if there is something else in one of the directories, no row has such a name, or
             the corpus has no test documents.
     """
     console = console or Console(quiet=True)
     chosen = choose_rows(rows)
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1; received seeds={seeds}")
+    require_count("seeds", seeds)
     workspace = Workspace.open(path, config.replace(seed=0), console)
     for split in ("valid", "test"):
         if not workspace.documents_ids(split):
             raise ValueError(
-                f"corpus={config.corpus!r} has no text in its {split} split; give a corpus of more "
-                "documents"
+                f"`corpus`={config.corpus!r} has no text in its {split} split; give a corpus "
+                "of more documents."
             )
     directory = Path(results or path)
     published = adopt(workspace, _results_file(workspace, directory))
@@ -78,17 +78,17 @@ def run_benchmark(
 
 
 def choose_rows(patterns: Sequence[str]) -> list[Row]:
-    """Returns the rows whose names match one of some patterns, in the table's order.
+    """Return the rows whose names match one of some patterns, in the table's order.
 
     Args:
-        patterns: Such as `"baseline.*"`; none: all rows.
+        patterns: such as `"baseline.*"`; none: all rows.
 
     Raises:
-        ValueError: A pattern matches no row.
+        ValueError: if a pattern matches no row.
     """
     for pattern in patterns:
         if not fnmatch.filter(ROWS, pattern):
-            raise ValueError(f"no row is called {pattern!r}; there are {', '.join(ROWS)}")
+            raise ValueError(f"No row is called {pattern!r}; there are {', '.join(ROWS)}.")
     return [
         row
         for name, row in ROWS.items()
@@ -97,11 +97,11 @@ def choose_rows(patterns: Sequence[str]) -> list[Row]:
 
 
 def order(rows: Sequence[Row], seeds: int) -> list[tuple[Row, int]]:
-    """Returns what is to be measured, what matters most first.
+    """Return what is to be measured, what matters most first.
 
     Args:
-        rows: Rows.
-        seeds: Seeds of the main ones.
+        rows: rows.
+        seeds: seeds of the main ones.
 
     Returns:
         Pairs of a row and a seed.

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from benchmarks.common import write_json
 from benchmarks.rivals.models import MODELS
 from fwl_keras.data import Document, SentencePieceTokenizer, evaluation_windows, word_count
 from fwl_keras.files import check_new, new_directory, replace_file
@@ -33,10 +34,10 @@ class Workspace:
     """Where a benchmark keeps its files, each of them whole at every moment.
 
     Attributes:
-        path: The directory: `config.json`, `corpus.json`, `tokenizer.model`, `models/`, `cells/`,
+        path: the directory: `config.json`, `corpus.json`, `tokenizer.model`, `models/`, `cells/`,
             `losses/`, `searches/`, `costs/`.
-        config: What all models have in common.
-        text: The corpus, as token ids.
+        config: what all models have in common.
+        text: the corpus, as token ids.
     """
 
     path: Path
@@ -45,19 +46,19 @@ class Workspace:
 
     @classmethod
     def open(cls, path: str | Path, config: RunConfig, console: Console) -> "Workspace":
-        """Opens a benchmark's directory, or makes it.
+        """Open a benchmark's directory, or make it.
 
         Args:
-            path: The directory.
-            config: The configuration asked for.
-            console: Where to report.
+            path: the directory.
+            config: the configuration asked for.
+            console: where to report.
 
         Raises:
-            ValueError: Something else is there, or a benchmark of another configuration or text.
+            ValueError: if something else is there, or a benchmark of another configuration or text.
         """
         files = RunDirectory(path)
         if not files.config.exists():
-            check_new(path)
+            check_new(path, "give another directory to `--to`")
             config, text = prepare_text(config, console.print, steps_given=True)
             with new_directory(path) as beside:
                 new = RunDirectory(beside)
@@ -77,7 +78,7 @@ class Workspace:
             ]
             raise ValueError(
                 f"{str(path)!r} holds a benchmark with another {', '.join(different)}; give "
-                "another directory to --to"
+                "another directory to `--to`."
             )
         tokenizer = SentencePieceTokenizer.load(files.tokenizer)
         text = reload_text(kept, tokenizer, json.loads(files.corpus.read_text("utf-8")))
@@ -93,7 +94,7 @@ class Workspace:
         return encode_corpus(corpus, self.text.tokenizer), left_out
 
     def model_config(self, name: str, seed: int) -> RunConfig:
-        """Returns a model's whole configuration."""
+        """Return a model's whole configuration."""
         model = MODELS[name]
         config = model.change(self.config).replace(seed=seed)
         if model.begins_with is not None:
@@ -102,11 +103,11 @@ class Workspace:
         return config
 
     def run(self, name: str, seed: int) -> RunDirectory:
-        """Returns where a model is or will be."""
+        """Return where a model is or will be."""
         return RunDirectory(self.path / "models" / f"{name}-{seed}")
 
     def train(self, name: str, seed: int, console: Console) -> None:
-        """Trains a model to its end, if that was not done; and first what it begins with."""
+        """Train a model to its end, if that was not done; and first what it begins with."""
         model = MODELS[name]
         if model.begins_with is not None:
             self.train(model.begins_with, seed, console)
@@ -121,7 +122,7 @@ class Workspace:
         keras.backend.clear_session()
 
     def documents(self, split: str) -> list[Document]:
-        """Returns a split's documents, without those that have no token.
+        """Return a split's documents, without those that have no token.
 
         Args:
             split: `"valid"`, `"test"`, `"search"` for those validation documents that settings are
@@ -130,7 +131,7 @@ class Workspace:
         return [document for document, _ in self._pairs(split)]
 
     def documents_ids(self, split: str) -> list[np.ndarray]:
-        """Returns the token ids of `documents`."""
+        """Return the token ids of `documents`."""
         return [ids for _, ids in self._pairs(split)]
 
     def _pairs(self, split):
@@ -150,7 +151,7 @@ class Workspace:
         return {}
 
     def training_windows(self) -> np.ndarray:
-        """Returns windows evenly chosen from the training text, int32 [N, length + 1]."""
+        """Return windows evenly chosen from the training text, int32 [N, length + 1]."""
         windows = evaluation_windows(self.text.stream, self.config.length)
         count = min(_STATISTICS_WINDOWS, len(windows))
         return windows[np.linspace(0, len(windows) - 1, count).astype(int)]
@@ -161,18 +162,18 @@ class Workspace:
         return "word" if self.text.corpus.name.startswith("wikitext") else "token"
 
     def in_search(self, losses: np.ndarray) -> np.ndarray:
-        """Returns those losses of the validation documents that belong to `"search"`."""
+        """Return those losses of the validation documents that belong to `"search"`."""
         ends = np.cumsum([len(ids) for ids in self.documents_ids("valid")])
         return np.concatenate(np.split(losses, ends[:-1])[::_SEARCH_STRIDE])
 
     def units(self, split: str) -> int:
-        """Returns the number of words or tokens of a split; see `documents`."""
+        """Return the number of words or tokens of a split; see `documents`."""
         if self.unit == "token":
             return sum(map(len, self.documents_ids(split)))
         return sum(word_count(document.text) for document in self.documents(split))
 
     def read_losses(self, name: str) -> dict[str, np.ndarray] | None:
-        """Returns what `write_losses` kept, or None."""
+        """Return what `write_losses` kept, or None."""
         path = self.path / "losses" / f"{name}.npz"
         if not path.exists():
             return None
@@ -180,19 +181,16 @@ class Workspace:
             return dict(losses)
 
     def write_losses(self, name: str, losses: dict[str, np.ndarray]) -> None:
-        """Keeps the loss of every token of some splits, float32 [tokens] in nats."""
+        """Keep the loss of every token of some splits, float32 [tokens] in nats."""
         path = self.path / "losses" / f"{name}.npz"
         path.parent.mkdir(exist_ok=True)
         replace_file(path, lambda file: np.savez_compressed(file, **losses))
 
     def read_json(self, kind: str, name: str) -> dict | None:
-        """Returns what `write_json` kept, or None."""
+        """Return what `write_json` kept, or None."""
         path = self.path / kind / f"{name}.json"
         return json.loads(path.read_text("utf-8")) if path.exists() else None
 
     def write_json(self, kind: str, name: str, values: dict) -> None:
-        """Keeps values in a file of their own."""
-        path = self.path / kind / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
-        text = json.dumps(values, indent=2) + "\n"
-        replace_file(path, lambda file: file.write_text(text, "utf-8"))
+        """Keep values in a file of their own."""
+        write_json(self.path / kind / f"{name}.json", values)

@@ -5,7 +5,7 @@ import numbers
 
 import keras
 
-from fwl_keras.backbones.keras2_layer import tf_keras
+from fwl_keras.backbones.keras2 import tf_keras
 from fwl_keras.saving.check_config import in_safe_mode
 
 # Keras 2 would import any module that a configuration names, and call what it finds there. These

@@ -3,21 +3,10 @@
 import contextlib
 
 import keras
+import tensorflow as tf
 
-try:
-    import tensorflow as tf
-    import tf_keras
-except ImportError as error:
-    raise ImportError(
-        "Layers of Keras 2 need the package `tf_keras`, those of the TensorFlow Model Garden "
-        '`tf-models-official`: pip install "fwl_keras[model-garden]".'
-    ) from error
-
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        "Layers of Keras 2 are TensorFlow's: they cannot run on the Keras backend "
-        f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
-    )
+from fwl_keras.backbones.keras2 import keras2_policy, tf_keras
+from fwl_keras.backbones.keras2_config import layer_from_config
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -27,7 +16,7 @@ class Keras2Layer(keras.layers.Layer):
     A `tf_keras` layer that is merely called inside a Keras 3 layer computes, but Keras does not
     see its variables: it would silently not train, and not be saved. Here each one is shared with
     a `keras.Variable`, the training flag is passed on, and so are the layer's losses. A process
-    that loads a model of your own with such layers imports `fwl_keras.backbones.model_garden`
+    that loads a model of your own with such layers imports `fwl_keras.backbones.Keras2Layer`
     first. Of what a file names, the layers are built that `fwl_keras.backbones.keras2_config`
     lists, and your own: those registered with `tf_keras`, or given in `custom_objects`.
 
@@ -138,19 +127,4 @@ class Keras2Layer(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        # Here, because it needs this module.
-        from fwl_keras.backbones.keras2_config import layer_from_config
-
         return cls(**{**config, "layer": layer_from_config(config["layer"])})
-
-
-@contextlib.contextmanager
-def keras2_policy(name: str):
-    """Keras 2's global dtype policy: layers inside a layer take it, not the outer layer's."""
-    mixed_precision = tf_keras.mixed_precision
-    before = mixed_precision.global_policy()
-    mixed_precision.set_global_policy(name)
-    try:
-        yield
-    finally:
-        mixed_precision.set_global_policy(before)

@@ -5,8 +5,9 @@ import numpy as np
 from keras import ops
 
 from fwl_keras._arguments import require_count
+from fwl_keras.backbones.keras2 import keras2_policy, tf_keras
 from fwl_keras.backbones.keras2_config import require_activation
-from fwl_keras.backbones.keras2_layer import Keras2Layer, keras2_policy, tf_keras
+from fwl_keras.backbones.keras2_layer import Keras2Layer
 from fwl_keras.backbones.model_garden_layers import RelativePositionEncoding, TransformerXL
 from fwl_keras.saving import check_config
 

@@ -1,8 +1,11 @@
 """Functions compiled with a model's weights as they are at every call."""
 
+import functools
 from collections.abc import Callable
 
 import keras
+
+from fwl_keras.backend.dispatch import module_of_backend
 
 
 class Compiled:
@@ -11,48 +14,63 @@ class Compiled:
     Args:
         lm: the model whose weights the function uses; with `lm.run_eagerly` nothing is compiled.
         function: from tensors (in dicts and tuples) to tensors.
+        changed: those of the model's variables that keep what the function assigns to them; of
+            all others it is dropped, or left undefined.
+        jit_compile: whether XLA compiles it on TensorFlow, as JAX does anyway.
     """
 
-    def __init__(self, lm: keras.Model, function: Callable):
+    def __init__(
+        self,
+        lm: keras.Model,
+        function: Callable,
+        changed: list[keras.Variable] | None = None,
+        *,
+        jit_compile: bool = False,
+    ):
         self._lm = lm
         self._function = function
-        self._run = _COMPILERS.get(keras.backend.backend(), _plain)(lm, function)
+        compile_function = module_of_backend("functions").compile_function
+        self._run = compile_function(lm, function, changed or [], jit_compile)
 
     def __call__(self, *arguments):
         run = self._function if self._lm.run_eagerly else self._run
         return run(*arguments)
 
 
-def _tensorflow(lm, function):
-    import tensorflow as tf
+class CompiledFunctions:
+    """What a model has compiled, to be used again.
 
-    graphs = {}
+    Args:
+        lm: the model.
 
-    def run(*arguments):
-        # TensorFlow warns of one function with many graphs; a text's length is no mistake.
-        shapes = tuple(tuple(a.shape) for a in tf.nest.flatten(arguments))
-        if shapes not in graphs:
-            graphs[shapes] = tf.function(lambda *a: function(*a), autograph=False)
-        return graphs[shapes](*arguments)
+    Call arguments:
+        function: from the model, tensors and settings to tensors.
+        **settings: values that can be hashed; for each combination a function of its own.
 
-    return run
+    Returns:
+        Compiled function of the tensors.
 
+    Example:
+        >>> functions = CompiledFunctions(lm)
+        >>> functions(read_window, mode="adapt")(token_ids, padding_mask, state)
+    """
 
-def _jax(lm, function):
-    import jax
+    def __init__(self, lm: keras.Model):
+        self._lm = lm
+        self._compiled = {}
 
-    @jax.jit
-    def with_values(values, *arguments):
-        # Weights are arguments: compiled in, they would stay what they were. What the function
-        # assigns to them is dropped, as reading changes no model.
-        with keras.StatelessScope(state_mapping=zip(lm.variables, values, strict=True)):
-            return function(*arguments)
+    def __call__(self, function: Callable, **settings) -> Compiled:
+        key = (function, *sorted(settings.items()))
+        if key not in self._compiled:
+            self._compiled[key] = Compiled(
+                self._lm, functools.partial(function, self._lm, **settings)
+            )
+        return self._compiled[key]
 
-    return lambda *arguments: with_values([v.value for v in lm.variables], *arguments)
-
-
-def _plain(lm, function):
-    return function
-
-
-_COMPILERS = {"tensorflow": _tensorflow, "jax": _jax}
+    def forget(self, kind: type) -> None:
+        """Drop the functions that have a setting of this kind."""
+        self._compiled = {
+            key: compiled
+            for key, compiled in self._compiled.items()
+            if not any(isinstance(value, kind) for _, value in key[1:])
+        }

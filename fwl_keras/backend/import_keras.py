@@ -14,10 +14,10 @@ class BackendError(ImportError):
 
 
 def import_keras() -> None:
-    """Imports Keras, whose backend is chosen by `KERAS_BACKEND` or `~/.keras/keras.json`.
+    """Import Keras, whose backend is chosen by `KERAS_BACKEND` or `~/.keras/keras.json`.
 
     Raises:
-        BackendError: The backend is unknown or not installed.
+        BackendError: if the backend is unknown or not installed.
 
     Example:
         >>> import_keras()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from fwl_keras.data.packing import check_int, check_length
+from fwl_keras._arguments import require_count, require_int
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -20,24 +20,21 @@ class Batches(abc.ABC):
     Nothing depends on what was read before, so a run that was stopped goes on exactly.
 
     Args:
-        length: Predictions in a window.
-        batch_size: Rows of a batch.
-        steps: Batches in the whole schedule.
-        seed: Seed of the order, at least 0.
-        start: First batch that is given out; see `from_step`.
+        length: predictions in a window.
+        batch_size: rows of a batch.
+        steps: batches in the whole schedule.
+        seed: seed of the order, at least 0.
+        start: first batch that is given out; see `from_step`.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: if an argument is out of its range.
     """
 
     def __init__(self, length: int, batch_size: int, steps: int, seed: int, start: int = 0) -> None:
-        check_length(length, minimum=1)
-        for name, value, minimum in (
-            ("batch_size", batch_size, 1),
-            ("steps", steps, 1),
-            ("seed", seed, 0),
-        ):
-            check_int(name, value, minimum=minimum)
+        require_count("length", length)
+        require_count("batch_size", batch_size)
+        require_count("steps", steps)
+        require_int("seed", seed, 0)
         self.length = length
         self.batch_size = batch_size
         self.steps = steps
@@ -51,28 +48,28 @@ class Batches(abc.ABC):
 
     @abc.abstractmethod
     def _batch(self, step: int) -> Any:
-        """Returns batch `step` of the whole schedule."""
+        """Return batch `step` of the whole schedule."""
 
     def __len__(self) -> int:
-        """Returns the number of batches that are left from `start` on."""
+        """Return the number of batches that are left from `start` on."""
         return self.steps - self.start
 
     def __getitem__(self, index: int) -> Any:
-        """Returns batch `start + index`, NumPy arrays."""
+        """Return batch `start + index`, NumPy arrays."""
         index = operator.index(index)
         if not 0 <= index < len(self):
-            raise IndexError(f"batch {index} of {len(self)}")
+            raise IndexError(f"`index` must be in [0, {len(self)}); received {index}.")
         return self._batch(self.start + index)
 
     def __iter__(self) -> Iterator:
-        """Yields the batches in order."""
+        """Yield the batches in order."""
         return (self[index] for index in range(len(self)))
 
     def from_step(self, start: int) -> Self:
-        """Returns the rest of the schedule: what is left after `start` of its `steps` batches.
+        """Return the rest of the schedule: what is left after `start` of its `steps` batches.
 
         Args:
-            start: Batches of the whole schedule that are done, 0 to `steps`.
+            start: batches of the whole schedule that are done, 0 to `steps`.
 
         Returns:
             The same schedule, given out from batch `start` on.
@@ -82,10 +79,10 @@ class Batches(abc.ABC):
         return rest
 
     def for_fit(self, start: int | None = None) -> "tf.data.Dataset | Iterator[tuple]":
-        """Returns the batches in the form that is best for `fit` on the Keras backend in use.
+        """Return the batches in the form that is best for `fit` on the Keras backend in use.
 
         Args:
-            start: Batches of the whole schedule that are done; by default this object's own start.
+            start: batches of the whole schedule that are done; by default this object's own start.
 
         Returns:
             On TensorFlow `to_tf_dataset(start)`. On other backends, which need no TensorFlow, a
@@ -105,10 +102,10 @@ class Batches(abc.ABC):
         return (batch if isinstance(batch, tuple) else (batch,) for batch in rest)
 
     def to_tf_dataset(self, start: int | None = None) -> "tf.data.Dataset":
-        """Returns the batches as a `tf.data.Dataset` of known size.
+        """Return the batches as a `tf.data.Dataset` of known size.
 
         Args:
-            start: Batches of the whole schedule that are done; by default this object's own start.
+            start: batches of the whole schedule that are done; by default this object's own start.
 
         Returns:
             A dataset of what indexing gives, as tensors.
@@ -124,12 +121,18 @@ class Batches(abc.ABC):
         return dataset.apply(tf.data.experimental.assert_cardinality(len(rest))).prefetch(2)
 
     def _check_start(self, start: int) -> int:
-        check_int("start", start, minimum=0)
+        require_int("start", start, 0)
         if start > self.steps:
             raise ValueError(
-                f"start must be between 0 and steps={self.steps}; received start={start}"
+                f"`start` must be between 0 and `steps`={self.steps}; received {start}."
             )
         return start
+
+    def _random(self, epoch: int) -> np.random.RandomState:
+        """Return the source of an epoch's random numbers."""
+        # NumPy promises to keep RandomState's numbers the same; Generator's may change, and a run
+        # resumed with another NumPy would then see other batches.
+        return np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, epoch])))
 
 
 def _tensor_spec(array: np.ndarray) -> "tf.TensorSpec":

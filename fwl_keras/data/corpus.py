@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 
+# The parts of a corpus, and its fields.
+SPLITS = ("train", "valid", "test")
+
 
 @dataclass(frozen=True)
 class Document:
     r"""One text that is read from its beginning to its end.
 
     Attributes:
-        name: What the document is called in its corpus: a module's path, an article's title, a
+        name: what the document is called in its corpus: a module's path, an article's title, a
             file's name. Not necessarily unique.
-        text: The whole text, line ends as they are in the source.
+        text: the whole text, line ends as they are in the source.
 
     Example:
         >>> Document("greeting.txt", "Hello.\n").text
@@ -26,10 +29,10 @@ class Corpus:
     r"""Documents for training, for choosing between models, and for the final figures.
 
     Attributes:
-        name: The corpus's name, or the name of the file or directory it was read from.
-        train: Documents to train on.
-        valid: Documents to choose models with.
-        test: Documents for the final figures.
+        name: the corpus's name, or the name of the file or directory it was read from.
+        train: documents to train on.
+        valid: documents to choose models with.
+        test: documents for the final figures.
 
     Example:
         >>> corpus = Corpus("tiny", train=(Document("a", "one two\n"),), valid=(), test=())
@@ -43,17 +46,17 @@ class Corpus:
     test: tuple[Document, ...]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Counts documents and characters (Unicode code points), split by split."""
+        """Count documents and characters (Unicode code points), split by split."""
         return {
             split: {
-                "documents": len(documents),
-                "characters": sum(len(document.text) for document in documents),
+                "documents": len(getattr(self, split)),
+                "characters": sum(len(document.text) for document in getattr(self, split)),
             }
-            for split, documents in self._splits()
+            for split in SPLITS
         }
 
     def describe(self) -> str:
-        """Returns the counts as a small table to print."""
+        """Return the counts as a small table to print."""
         lines = [self.name]
         for split, count in self.counts().items():
             lines.append(
@@ -62,18 +65,15 @@ class Corpus:
             )
         return "\n".join(lines)
 
-    def _splits(self) -> tuple[tuple[str, tuple[Document, ...]], ...]:
-        return (("train", self.train), ("valid", self.valid), ("test", self.test))
-
 
 def word_count(text: str) -> int:
-    r"""Counts words and line ends, the tokens that WikiText's perplexities are quoted per.
+    r"""Count words and line ends, the tokens that WikiText's perplexities are quoted per.
 
     A word is what stands between white space; every line end counts as one more token (`<eos>` in
     the literature). The count does not depend on any tokeniser.
 
     Args:
-        text: Any text.
+        text: any text.
 
     Returns:
         The number of words plus the number of line ends.

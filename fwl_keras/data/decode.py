@@ -35,17 +35,17 @@ _SOME_NULS = 0.002
 
 
 def decode_text(file: Path, data: bytes) -> str:
-    """Decodes a file's bytes from UTF-8, without a byte order mark.
+    """Decode a file's bytes from UTF-8, without a byte order mark.
 
     Args:
-        file: The file, for the message.
-        data: All its bytes.
+        file: the file, for the message.
+        data: all its bytes.
 
     Returns:
         The text.
 
     Raises:
-        ValueError: The bytes are not UTF-8; or they are, but a tenth of them are NUL: a text in
+        ValueError: if the bytes are not UTF-8; or they are, but a tenth of them are NUL: a text in
             another encoding, or none.
     """
     mark = next((mark for mark in _MARKS if data.startswith(mark)), None)
@@ -53,20 +53,20 @@ def decode_text(file: Path, data: bytes) -> str:
         encoding = _MARKS[mark]
         raise ValueError(
             f"{file} is {encoding.upper()}, by its byte order mark, and not UTF-8; convert it with "
-            f"`iconv -f {encoding} -t utf-8`"
+            f"`iconv -f {encoding} -t utf-8`."
         )
     if data.count(0) > _TOO_MANY_NULS * len(data):
         line = data.count(b"\n", 0, data.index(0)) + 1
         raise ValueError(
             f"{file} is no text in UTF-8: {data.count(0)} of its {len(data)} bytes are NUL, the "
-            f"first in line {line}; {_advice(data)}"
+            f"first in line {line}; {_advice(data)}."
         )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{file} is not UTF-8: byte 0x{data[error.start]:02x} in line {line}; {_advice(data)}"
+            f"{file} is not UTF-8: byte 0x{data[error.start]:02x} in line {line}; {_advice(data)}."
         ) from error
 
 
@@ -83,7 +83,7 @@ def _advice(data: bytes) -> str:
 
 
 def _wide_encoding(data: bytes) -> str | None:
-    """Which encoding in units of two or four bytes the places of the NULs speak for."""
+    """Return the encoding in units of two or four bytes that the places of the NULs speak for."""
     if data.count(0) < _SOME_NULS * len(data):
         return None
     shares = [data[place::4].count(0) * 4 / len(data) for place in range(4)]

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from fwl_keras._arguments import require_count
 from fwl_keras.data.batches import Batches
 from fwl_keras.data.lanes import DocumentBatch, MarkedDocuments, assign_lanes
-from fwl_keras.data.packing import check_int
 
 
 class DocumentBatches(Batches):
@@ -34,18 +34,18 @@ class DocumentBatches(Batches):
     int32 [batch_size, length].
 
     Args:
-        documents_ids: Token ids of each document; empty ones are left out.
-        length: Predictions in a window.
-        batch_size: Rows of a batch.
-        steps: Batches in the whole schedule.
-        seed: Seed of the documents' order, at least 0.
-        eos_id: Id of the mark before and after every document.
-        pad_id: Id that fills up a document's last window.
-        groups: Groups of rows that take turns, at least 1.
-        start: First batch that is given out; see `from_step`.
+        documents_ids: token ids of each document; empty ones are left out.
+        length: predictions in a window.
+        batch_size: rows of a batch.
+        steps: batches in the whole schedule.
+        seed: seed of the documents' order, at least 0.
+        eos_id: id of the mark before and after every document.
+        pad_id: id that fills up a document's last window.
+        groups: groups of rows that take turns, at least 1.
+        start: first batch that is given out; see `from_step`.
 
     Raises:
-        ValueError: An argument is out of its range, or the documents hold no token.
+        ValueError: if an argument is out of its range, or the documents hold no token.
 
     Example:
         >>> batches = DocumentBatches(
@@ -68,7 +68,7 @@ class DocumentBatches(Batches):
         start: int = 0,
     ) -> None:
         super().__init__(length, batch_size, steps, seed, start)
-        check_int("groups", groups, minimum=1)
+        require_count("groups", groups)
         self.groups = groups
         self._source = MarkedDocuments(
             documents_ids, length, eos_id=eos_id, pad_id=pad_id, ends=True
@@ -88,15 +88,13 @@ class DocumentBatches(Batches):
         return {**inputs, "starts": (self._windows[step] == 0) | (step < self.groups)}, labels
 
     def _queue(self) -> Iterator[tuple[int, int, int]]:
-        """Yields documents for ever, epoch by epoch; see `assign_lanes`."""
+        """Yield documents for ever, epoch by epoch; see `assign_lanes`."""
         documents = np.flatnonzero(self._source.counts)
         rows = self.batch_size * self.groups
         rounds = -(-rows // len(documents))
         places = itertools.count()
         for epoch in itertools.count():
-            # NumPy promises to keep RandomState's numbers the same; Generator's may change.
-            bits = np.random.MT19937(np.random.SeedSequence([self.seed, epoch]))
-            for document in np.random.RandomState(bits).permutation(documents):
+            for document in self._random(epoch).permutation(documents):
                 count = int(self._source.counts[document])
                 # The rows' first documents: one that several rows begin with is spread over them.
                 in_first_batch = next(places) < rows

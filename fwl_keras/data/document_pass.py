@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from fwl_keras._arguments import require_count
 from fwl_keras.data.lanes import DocumentBatch, MarkedDocuments, assign_lanes
-from fwl_keras.data.packing import check_int
 
 
 class DocumentPass:
@@ -17,11 +17,11 @@ class DocumentPass:
     the end mark that comes before it; the mark after it is not predicted.
 
     Args:
-        documents_ids: Token ids of each document; those of empty ones are read in no time.
-        length: Predictions in a window.
-        batch_size: Rows of a batch.
-        eos_id: Id of the mark before every document.
-        pad_id: Id that fills up a document's last window, and rows that have nothing left to read.
+        documents_ids: token ids of each document; those of empty ones are read in no time.
+        length: predictions in a window.
+        batch_size: rows of a batch.
+        eos_id: id of the mark before every document.
+        pad_id: id that fills up a document's last window, and rows that have nothing left to read.
 
     Attributes:
         documents: int32 [steps, batch_size], index of the document that a row reads; -1 for none.
@@ -29,7 +29,7 @@ class DocumentPass:
             label; -1 for none.
 
     Raises:
-        ValueError: A size is below 1, or the documents hold no token.
+        ValueError: if a size is below 1, or the documents hold no token.
 
     Example:
         >>> one = DocumentPass([[5], [6, 7, 8]], 2, batch_size=2, eos_id=1, pad_id=0)
@@ -53,7 +53,7 @@ class DocumentPass:
         eos_id: int,
         pad_id: int,
     ) -> None:
-        check_int("batch_size", batch_size, minimum=1)
+        require_count("batch_size", batch_size)
         self._source = MarkedDocuments(
             documents_ids, length, eos_id=eos_id, pad_id=pad_id, ends=False
         )
@@ -67,24 +67,24 @@ class DocumentPass:
         self.positions = np.where(self._windows < 0, -1, self._windows * length).astype(np.int32)
 
     def __len__(self) -> int:
-        """Returns the number of batches."""
+        """Return the number of batches."""
         return len(self.documents)
 
     def __getitem__(self, step: int) -> DocumentBatch:
-        """Returns one batch, in the form of DocumentBatches'."""
+        """Return one batch, in the form of DocumentBatches'."""
         step = operator.index(step)
         if not 0 <= step < len(self):
-            raise IndexError(f"batch {step} of {len(self)}")
+            raise IndexError(f"`step` must be in [0, {len(self)}); received {step}.")
         inputs, labels = self._source.cut(self.documents[step], self._windows[step])
         return {**inputs, "starts": self._windows[step] == 0}, labels
 
     def scatter(self, step: int, values: np.ndarray, results: Sequence[np.ndarray]) -> None:
-        """Writes one batch's values to their documents' places.
+        """Write one batch's values to their documents' places.
 
         Args:
-            step: Number of the batch.
-            values: One for each place of the batch, shape [batch_size, length].
-            results: For each document an array [tokens] to write to.
+            step: number of the batch.
+            values: one for each place of the batch, shape [batch_size, length].
+            results: for each document an array [tokens] to write to.
         """
         counts = self._source.predictions(self.documents[step], self._windows[step])
         rows = zip(self.documents[step], self.positions[step], counts, values, strict=True)
@@ -93,5 +93,5 @@ class DocumentPass:
                 results[document][position : position + count] = row[:count]
 
     def __iter__(self) -> Iterator[DocumentBatch]:
-        """Yields the batches in order."""
+        """Yield the batches in order."""
         return (self[step] for step in range(len(self)))

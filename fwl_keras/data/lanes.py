@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from fwl_keras.data.packing import check_int, check_length, ids_array
+from fwl_keras._arguments import require_count, require_int
+from fwl_keras.data.packing import ids_array
 
 # The inputs of a batch, by name, and its labels.
 DocumentBatch = tuple[dict[str, np.ndarray], np.ndarray]
@@ -15,17 +16,17 @@ class MarkedDocuments:
     """Documents in one array, each after an end mark, cut into windows that overlap by one token.
 
     Args:
-        documents_ids: Token ids of each document.
-        length: Predictions in a window.
-        eos_id: Id that stands before every document.
-        pad_id: Id that fills up a document's last window.
-        ends: Whether the mark after a document is predicted too.
+        documents_ids: token ids of each document.
+        length: predictions in a window.
+        eos_id: id that stands before every document.
+        pad_id: id that fills up a document's last window.
+        ends: whether the mark after a document is predicted too.
 
     Attributes:
-        counts: Windows of each document, int64; 0 where there is nothing to predict.
+        counts: windows of each document, int64; 0 where there is nothing to predict.
 
     Raises:
-        ValueError: The length is none, or there is no token in the documents.
+        ValueError: if `length` is below 1, or there is no token in the documents.
 
     Example:
         >>> MarkedDocuments([[5, 6, 7], []], 2, eos_id=1, pad_id=0, ends=False).counts
@@ -41,14 +42,16 @@ class MarkedDocuments:
         pad_id: int,
         ends: bool,
     ) -> None:
-        check_length(length, minimum=1)
-        check_int("eos_id", eos_id, minimum=0)
-        check_int("pad_id", pad_id, minimum=0)
+        require_count("length", length)
+        require_int("eos_id", eos_id, 0)
+        require_int("pad_id", pad_id, 0)
         self.length = length
         self.pad_id = pad_id
         sizes = np.array([len(ids) for ids in documents_ids], dtype=np.int64)
         if not sizes.sum():
-            raise ValueError("documents_ids holds no tokens; give at least one document with text")
+            raise ValueError(
+                "`documents_ids` holds no tokens; give at least one document with text."
+            )
         mark = np.array([eos_id], dtype=np.int32)
         parts = [part for ids in documents_ids for part in (ids_array(ids), mark)]
         # One mark ends a document and begins the next.
@@ -59,16 +62,16 @@ class MarkedDocuments:
         self.counts = -(-predictions // length)
 
     def predictions(self, documents: np.ndarray, windows: np.ndarray) -> np.ndarray:
-        """Labels of windows, integers of the arguments' shape; see `cut`."""
+        """Count the labels of windows; integers of the arguments' shape, see `cut`."""
         left = self._ends[documents] - self._begins[documents] - 1 - windows * self.length
         return np.where(documents < 0, 0, np.minimum(left, self.length))
 
     def cut(self, documents: np.ndarray, windows: np.ndarray) -> DocumentBatch:
-        """Windows of documents as a batch.
+        """Cut windows of documents, as a batch.
 
         Args:
-            documents: Integers, shape [B]; -1 for a row of padding.
-            windows: Number of the window in its document, shape [B].
+            documents: integers, shape [B]; -1 for a row of padding.
+            windows: number of the window in its document, shape [B].
 
         Returns:
             `token_ids` int32 and `padding_mask` bool, True exactly where there is a label, both
@@ -87,12 +90,12 @@ class MarkedDocuments:
 def assign_lanes(
     queue: Iterable[tuple[int, int, int]], lanes: int, steps: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gives every document in turn to the row that is free first.
+    """Give every document in turn to the row that is free first.
 
     Args:
-        queue: For each document its index, the window to begin with, and its number of windows.
-        lanes: Rows of a batch.
-        steps: Batches to fill, from a queue that is long enough; None to empty the queue.
+        queue: for each document its index, the window to begin with, and its number of windows.
+        lanes: rows of a batch.
+        steps: batches to fill, from a queue that is long enough; None to empty the queue.
 
     Returns:
         The document and its window that each row reads at each step, int32 [steps, lanes], both -1

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from fwl_keras.data.corpus import Corpus
-from fwl_keras.data.files import SUFFIXES, check_text_field, existing_path, load_path
+from fwl_keras.data.python_stdlib import NAME as PYTHON_STDLIB
 from fwl_keras.data.python_stdlib import load_python_stdlib
 from fwl_keras.data.splits import check_fractions
-from fwl_keras.data.wikitext import download_wikitext
+from fwl_keras.data.text_files import SUFFIXES, check_text_field, existing_path, load_path
+from fwl_keras.data.wikitext import ARCHIVES, download_wikitext
 
-CORPUS_NAMES = ("python-stdlib", "wikitext-2", "wikitext-103")
+CORPUS_NAMES = (PYTHON_STDLIB, *ARCHIVES)
 
 
 def load_corpus(
@@ -19,7 +20,7 @@ def load_corpus(
     test_fraction: float = 0.05,
     cache_dir: str | Path | None = None,
 ) -> Corpus:
-    """Loads a corpus by its name, or a user's own texts by their path.
+    """Load a corpus by its name, or a user's own texts by their path.
 
     - `"python-stdlib"`: the sources of the running interpreter's standard library, on every
       machine; a document is a module.
@@ -34,20 +35,20 @@ def load_corpus(
     is for training, the next for validation, the last for the test.
 
     Args:
-        name_or_path: A corpus's name or the path of a file or directory. A name goes before a
+        name_or_path: a corpus's name or the path of a file or directory. A name goes before a
             directory of that name: write `./wikitext-2`, or pass a `Path`, for the directory.
-        text_field: The field of a `.jsonl` record that has the text.
-        valid_fraction: Part of the text for validation where the corpus has no splits of its own.
-        test_fraction: Likewise for the test.
-        cache_dir: Where downloads are kept; by default Keras's directory (`~/.keras`).
+        text_field: the field of a `.jsonl` record that has the text.
+        valid_fraction: part of the text for validation where the corpus has no splits of its own.
+        test_fraction: likewise for the test.
+        cache_dir: where downloads are kept; by default Keras's directory (`~/.keras`).
 
     Returns:
         The corpus.
 
     Raises:
-        ValueError: An unknown corpus, a file that is unreadable, empty or not UTF-8, a record
-            without text in `text_field`, too little text to split, or a download that failed. The
-            message says which, where, and what to do.
+        ValueError: if there is no such corpus, a file is unreadable, empty or not UTF-8, a record
+            has no text in `text_field`, there is too little text to split, or a download failed.
+            The message says which, where, and what to do.
 
     Example:
         >>> corpus = load_corpus("python-stdlib")
@@ -55,7 +56,7 @@ def load_corpus(
     """
     check_fractions(valid_fraction, test_fraction)
     check_text_field(text_field)
-    if name_or_path == "python-stdlib":
+    if name_or_path == PYTHON_STDLIB:
         return load_python_stdlib(valid_fraction, test_fraction)
     if name_or_path in CORPUS_NAMES:
         return download_wikitext(name_or_path, cache_dir)
@@ -63,8 +64,8 @@ def load_corpus(
     path = None if name_or_path == "" else existing_path(name_or_path, "name_or_path")
     if path is None:
         raise ValueError(
-            f"name_or_path={str(name_or_path)!r} is neither a corpus nor an existing path; give "
+            f"`name_or_path`={str(name_or_path)!r} is neither a corpus nor an existing path; give "
             f"one of {', '.join(CORPUS_NAMES)}, a {', '.join(SUFFIXES)} file, or a directory of "
-            "them"
+            "them."
         )
     return load_path(path, text_field, valid_fraction, test_fraction)

@@ -7,6 +7,8 @@ from pathlib import Path
 from fwl_keras.data.corpus import Corpus, Document
 from fwl_keras.data.splits import split_documents
 
+NAME = "python-stdlib"
+
 _SKIPPED_DIRECTORIES = {
     "__pycache__",
     "dist-packages",
@@ -24,7 +26,7 @@ _SKIPPED_MODULES = {"pydoc_data/topics.py"}
 
 
 def load_python_stdlib(valid_fraction: float = 0.05, test_fraction: float = 0.05) -> Corpus:
-    r"""Reads the running interpreter's standard library, a document per module.
+    r"""Read the running interpreter's standard library, a document per module.
 
     Left out: `site-packages`, `dist-packages`, test directories, generated files (what the
     interpreter's build wrote, `pydoc_data/topics.py`), empty files and files that are not UTF-8.
@@ -32,14 +34,14 @@ def load_python_stdlib(valid_fraction: float = 0.05, test_fraction: float = 0.05
     every Python version that has it.
 
     Args:
-        valid_fraction: Part of the modules for validation.
-        test_fraction: Part of the modules for the test.
+        valid_fraction: part of the modules for validation.
+        test_fraction: part of the modules for the test.
 
     Returns:
         The corpus; a document's name is the module's path, like `collections/__init__.py`.
 
     Raises:
-        ValueError: The interpreter has no sources of its standard library on disk.
+        ValueError: if the interpreter has no sources of its standard library on disk.
 
     Example:
         >>> corpus = load_python_stdlib()
@@ -50,12 +52,10 @@ def load_python_stdlib(valid_fraction: float = 0.05, test_fraction: float = 0.05
     documents = sorted(_modules(root), key=lambda document: document.name)
     if not documents:
         raise ValueError(
-            "name_or_path='python-stdlib': this interpreter keeps no sources of its standard "
-            f"library under {root}; use another corpus, or an interpreter installed with them"
+            f"`name_or_path`={NAME!r}: this interpreter keeps no sources of its standard library "
+            f"under {root}; use another corpus, or an interpreter installed with them."
         )
-    return split_documents(
-        "python-stdlib", documents, valid_fraction, test_fraction, key=lambda d: d.name
-    )
+    return split_documents(NAME, documents, valid_fraction, test_fraction, key=lambda d: d.name)
 
 
 def _modules(root: Path) -> Iterator[Document]:

@@ -1,26 +1,23 @@
 """SentencePiece tokeniser that gives back every text exactly."""
 
-import contextlib
 import io
 import itertools
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
-import sentencepiece
+
+from fwl_keras._progress import track
+from fwl_keras.data.space_sign import SPACE_SIGN, SPACE_SIGN_PIECES
+from fwl_keras.files import replace_file
 
 if TYPE_CHECKING:
     from fwl_keras.data.tf_sentencepiece_tokenizer import TFSentencePieceTokenizer
-
-# SentencePiece writes a space as this sign, and would take the sign in a text for a space. It is
-# encoded as its bytes instead, which come back as the sign: they are decoded after the spaces.
-SPACE_SIGN = "\u2581"
-SPACE_SIGN_PIECES = tuple(f"<0x{byte:02X}>" for byte in SPACE_SIGN.encode("utf-8"))
 
 # What the trainer cannot learn from, so that it becomes bytes: its sign for a space; its sign for
 # an unknown character, for which it leaves out the whole chunk; NUL, which ends its strings.
@@ -55,7 +52,7 @@ class SentencePieceTokenizer:
     as TensorFlow operations.
 
     Args:
-        proto: A serialised SentencePiece model with this class's special ids, from `train` or
+        proto: a serialised SentencePiece model with this class's special ids, from `train` or
             `proto`.
 
     Attributes:
@@ -65,8 +62,9 @@ class SentencePieceTokenizer:
         eos_id: 3, end of a document.
 
     Raises:
-        ValueError: `proto` is not a SentencePiece model, or one with other special ids, or one
+        ValueError: if `proto` is not a SentencePiece model, or one with other special ids, or one
             that does not give back every text.
+        ImportError: if SentencePiece is not installed.
 
     Example:
         >>> tokenizer = SentencePieceTokenizer.train(["def f(x):\n    return x\n"], 300)
@@ -80,21 +78,22 @@ class SentencePieceTokenizer:
     eos_id = 3
 
     def __init__(self, proto: bytes) -> None:
+        sentencepiece = _import_sentencepiece()
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
             self._bytes_of_id = [self._bytes_of(one) for one in range(self.vocab_size)]
         # Pieces may be no UTF-8, and are quoted in the library's own errors.
         except (RuntimeError, UnicodeDecodeError) as error:
             raise ValueError(
-                f"proto ({len(proto)} bytes) is not a SentencePiece model: {error}; train one with "
-                "SentencePieceTokenizer.train"
+                f"`proto` ({len(proto)} bytes) is not a SentencePiece model: {error}; train one "
+                "with `SentencePieceTokenizer.train`."
             ) from error
         for name in ("pad_id", "unk_id", "bos_id", "eos_id"):
             found, expected = getattr(self._processor, name)(), getattr(self, name)
             if found != expected:
                 raise ValueError(
-                    f"proto has {name}={found} where {expected} is needed; train the model with "
-                    "SentencePieceTokenizer.train"
+                    f"`proto` has `{name}`={found} where {expected} is needed; train the model "
+                    "with `SentencePieceTokenizer.train`."
                 )
         self._sign_ids = [self._processor.piece_to_id(piece) for piece in SPACE_SIGN_PIECES]
         # The ids' own bytes, too: a space put before the text would be taken off again.
@@ -105,8 +104,8 @@ class SentencePieceTokenizer:
         special = [one for one, piece in enumerate(self._bytes_of_id) if not piece]
         if not faithful or special != [self.pad_id, self.unk_id, self.bos_id, self.eos_id]:
             raise ValueError(
-                f"proto ({len(proto)} bytes) changes texts, such as {_PROBE!r}; it is damaged or "
-                "was made for another purpose; train one with SentencePieceTokenizer.train"
+                f"`proto` ({len(proto)} bytes) changes texts, such as {_PROBE!r}; it is damaged or "
+                "was made for another purpose; train one with `SentencePieceTokenizer.train`."
             )
         self._proto = proto
 
@@ -114,33 +113,33 @@ class SentencePieceTokenizer:
     def train(
         cls, texts: Iterable[str], vocab_size: int, *, max_characters: int = 40_000_000
     ) -> "SentencePieceTokenizer":
-        """Learns a vocabulary. The same texts give the same model, byte for byte.
+        """Learn a vocabulary. The same texts give the same model, byte for byte.
 
         Args:
-            texts: Training texts; their order does not matter much, their text does.
-            vocab_size: The most ids that there may be. A small text has fewer pieces to learn, and
+            texts: training texts; their order does not matter much, their text does.
+            vocab_size: the most ids that there may be. A small text has fewer pieces to learn, and
                 the tokeniser then has fewer ids: read its `vocab_size`.
-            max_characters: Longer texts are thinned out evenly to about this many, which keeps
+            max_characters: longer texts are thinned out evenly to about this many, which keeps
                 training to seconds.
 
         Returns:
             The tokeniser.
 
         Raises:
-            ValueError: `vocab_size` is below 300, there is no text, or it has half of a surrogate
-                pair.
+            ValueError: if `vocab_size` is below 300, there is no text, or one has half of a
+                surrogate pair.
         """
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(
-                f"vocab_size must be at least {MIN_VOCAB_SIZE}, for 256 of them are bytes; "
-                f"received vocab_size={vocab_size}"
+                f"`vocab_size` must be at least {MIN_VOCAB_SIZE}, for 256 of them are bytes; "
+                f"received {vocab_size}."
             )
         chunks = list(_chunks(texts, max_characters))
         if not any(chunk.strip() for chunk in chunks):
-            raise ValueError("texts has no text in it; give at least one text that is not blank")
+            raise ValueError("`texts` has no text in it; give at least one that is not blank.")
         chunks = _drop_unlearnable(chunks, (vocab_size - 260) // 2)
         model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
+        _import_sentencepiece().SentencePieceTrainer.train(
             sentence_iterator=iter(chunks),
             model_writer=model,
             model_type="bpe",
@@ -179,41 +178,32 @@ class SentencePieceTokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "SentencePieceTokenizer":
-        """Reads a tokeniser that `save` wrote.
+        """Read a tokeniser that `save` wrote.
 
         Args:
-            path: A file.
+            path: a file.
 
         Returns:
             The tokeniser.
 
         Raises:
-            ValueError: The file cannot be read or is not such a tokeniser.
+            ValueError: if the file cannot be read, or is no such tokeniser.
         """
         try:
             proto = Path(path).read_bytes()
         except OSError as error:
             raise ValueError(
-                f"path={str(path)!r} cannot be read: {error}; give a file written by save"
+                f"`path`={str(path)!r} cannot be read: {error}; give a file written by `save`."
             ) from error
         return cls(proto)
 
     def save(self, path: str | Path) -> None:
-        """Writes the tokeniser, whole or not at all.
+        """Write the tokeniser, whole or not at all.
 
         Args:
-            path: A file in an existing directory; replaced if it is there.
+            path: a file in an existing directory; replaced if it is there.
         """
-        path = Path(path)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self._proto)
-            os.replace(beside, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(beside)
-            raise
+        replace_file(path, lambda beside: beside.write_bytes(self._proto))
 
     @property
     def proto(self) -> bytes:
@@ -226,32 +216,32 @@ class SentencePieceTokenizer:
         return self._processor.vocab_size()
 
     def encode(self, text: str | Sequence[str]) -> list[int] | list[list[int]]:
-        """Turns a text, or each of several, into ids; adds no special ones.
+        """Turn a text, or each of several, into ids; add no special ones.
 
         Args:
-            text: A text, or several, which are encoded in parallel.
+            text: a text, or several, which are encoded in parallel.
 
         Returns:
             A list of ids, or a list of them for each text.
 
         Raises:
-            ValueError: A text has half of a surrogate pair, which UTF-8 cannot write.
+            ValueError: if a text has half of a surrogate pair, which UTF-8 cannot write.
         """
         if isinstance(text, str):
             return self.encode([text])[0]
         return [ids for group in self._encode_groups(text) for ids in group]
 
     def encode_arrays(self, texts: Iterable[str]) -> list[np.ndarray]:
-        """Does what `encode` does in far less memory, for large corpora.
+        """Do what `encode` does, in far less memory, for large corpora.
 
         Args:
-            texts: The texts.
+            texts: the texts.
 
         Returns:
             The ids of each text, int32, shape [tokens].
 
         Raises:
-            ValueError: As `encode`.
+            ValueError: if a text has half of a surrogate pair, which UTF-8 cannot write.
         """
         groups = self._encode_groups(texts)
         return [np.asarray(ids, dtype=np.int32) for group in groups for ids in group]
@@ -261,18 +251,14 @@ class SentencePieceTokenizer:
         for text in texts:
             _check_text(text)
         groups = _groups(texts)
-        if len(groups) > 1:
-            from rich.progress import track
-
-            groups = track(groups, description="Encoding", transient=True)
         threads = os.cpu_count() or 1
-        for group in groups:
+        for group in track(groups, "encoding", shown=len(groups) > 1, transient=True):
             parts = [text.split(SPACE_SIGN) for text in group]
             ids = self._processor.encode([p for part in parts for p in part], num_threads=threads)
             yield list(self._join(iter(ids), map(len, parts)))
 
     def _join(self, ids: Iterator[list[int]], counts: Iterable[int]) -> Iterator[list[int]]:
-        """Yields the ids of each text from those of its parts, the sign's own between them."""
+        """Yield the ids of each text from those of its parts, the sign's own between them."""
         for count in counts:
             text = next(ids)
             for part in itertools.islice(ids, count - 1):
@@ -281,33 +267,33 @@ class SentencePieceTokenizer:
             yield text
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turns ids back into text; special ids disappear.
+        """Turn ids back into text; special ids disappear.
 
         Args:
-            ids: Ids in [0, vocab_size), a list or a vector of integers.
+            ids: ids in [0, vocab_size), a list or a vector of integers.
 
         Returns:
             The text. Bytes that are not UTF-8 become U+FFFD.
 
         Raises:
-            ValueError: An id is out of range.
+            ValueError: if an id is out of range.
         """
         return self._processor.decode(self._checked(ids))
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
-        """Says what each id on its own stands for.
+        """Return what each id on its own stands for.
 
         A character that is not in the vocabulary is several ids of one byte each: only joined are
         they text.
 
         Args:
-            ids: Ids in [0, vocab_size), a list or a vector of integers.
+            ids: ids in [0, vocab_size), a list or a vector of integers.
 
         Returns:
             The bytes of each id in UTF-8; none for special ids.
 
         Raises:
-            ValueError: An id is out of range.
+            ValueError: if an id is out of range.
         """
         return [self._bytes_of_id[one] for one in self._checked(ids)]
 
@@ -324,17 +310,17 @@ class SentencePieceTokenizer:
         wrong = next((one for one in ids if not 0 <= one < self.vocab_size), None)
         if wrong is not None:
             raise ValueError(
-                f"ids has {wrong}, which is not in [0, {self.vocab_size}); give ids of this "
-                "tokeniser"
+                f"`ids` has {wrong}, which is not in [0, {self.vocab_size}); give ids of this "
+                "tokeniser."
             )
         return ids
 
     def to_tf(self, add_bos: bool = False, add_eos: bool = False) -> "TFSentencePieceTokenizer":
-        """Returns the same tokeniser as TensorFlow operations, for graphs and SavedModels.
+        """Return the same tokeniser as TensorFlow operations, for graphs and SavedModels.
 
         Args:
-            add_bos: Whether `tokenize` puts `bos_id` before each text.
-            add_eos: Whether `tokenize` puts `eos_id` behind each text.
+            add_bos: whether `tokenize` puts `bos_id` before each text.
+            add_eos: whether `tokenize` puts `eos_id` behind each text.
 
         Returns:
             A `tensorflow_text.Tokenizer` and `Detokenizer` whose ids are int32 and equal to
@@ -351,20 +337,32 @@ class SentencePieceTokenizer:
         )
 
 
+def _import_sentencepiece() -> ModuleType:
+    # Here and not above: a model for token ids does without.
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise ImportError(
+            "`SentencePieceTokenizer` needs SentencePiece; install it with `pip install "
+            "sentencepiece`."
+        ) from error
+    return sentencepiece
+
+
 def _check_text(text: str) -> None:
     if not isinstance(text, str):
-        raise ValueError(f"text must be a str; received {type(text).__name__}")
+        raise ValueError(f"`text` must be a str; received {type(text).__name__}.")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"text has half of a surrogate pair at {error.start}, which UTF-8 cannot write; "
-            "replace it"
+            f"`text` has half of a surrogate pair at {error.start}, which UTF-8 cannot write; "
+            "replace it."
         ) from error
 
 
 def _chunks(texts: Iterable[str], max_characters: int) -> Iterator[str]:
-    """Yields pieces of the texts, evenly thinned out to `max_characters` in all."""
+    """Yield pieces of the texts, evenly thinned out to `max_characters` in all."""
     texts = [texts] if isinstance(texts, str) else list(texts)
     for text in texts:
         _check_text(text)
@@ -379,7 +377,7 @@ def _chunks(texts: Iterable[str], max_characters: int) -> Iterator[str]:
 
 
 def _drop_unlearnable(chunks: list[str], limit: int) -> list[str]:
-    """Cuts out characters that become bytes, and no others: the trainer takes in all the rest.
+    """Cut out characters that become bytes, and no others: the trainer takes in all the rest.
 
     Those that it cannot learn from, and the rarest where they would fill the vocabulary.
     """
@@ -397,7 +395,7 @@ def _drop_unlearnable(chunks: list[str], limit: int) -> list[str]:
 
 
 def _groups(texts: list[str]) -> list[list[str]]:
-    """Puts texts into groups small enough for a progress bar to move."""
+    """Put texts into groups small enough for a progress bar to move."""
     groups, characters = [[]], 0
     for text in texts:
         if characters > _GROUP_CHARACTERS:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
-from fwl_keras.data.corpus import Corpus, Document
+from fwl_keras.data.corpus import SPLITS, Corpus, Document
 
 # With fewer documents than this, whole documents would make splits of very unequal size.
 MIN_DOCUMENTS_TO_SPLIT = 10
@@ -13,14 +13,14 @@ _CUT_TOLERANCE = 0.02
 
 
 def check_fractions(valid_fraction: float, test_fraction: float) -> None:
-    """Raises a ValueError unless both are in [0, 1) and leave something to train on."""
+    """Raise a ValueError unless both are in [0, 1) and leave something to train on."""
     for name, value in (("valid_fraction", valid_fraction), ("test_fraction", test_fraction)):
         if not 0 <= value < 1:
-            raise ValueError(f"{name} must be at least 0 and less than 1; received {name}={value}")
+            raise ValueError(f"`{name}` must be at least 0 and less than 1; received {value!r}.")
     if valid_fraction + test_fraction >= 1:
         raise ValueError(
-            "valid_fraction + test_fraction must be less than 1, or nothing is left to train on; "
-            f"received valid_fraction={valid_fraction}, test_fraction={test_fraction}"
+            "`valid_fraction` + `test_fraction` must be less than 1, or nothing is left to train "
+            f"on; received {valid_fraction} + {test_fraction}."
         )
 
 
@@ -31,7 +31,7 @@ def split_documents(
     test_fraction: float,
     key: Callable[[Document], str],
 ) -> Corpus:
-    r"""Splits documents by a hash, or, where there are only a few, each of them contiguously.
+    r"""Split documents by a hash, or, where there are only a few, each of them contiguously.
 
     A document's split follows from the SHA-256 of its key alone, so it depends neither on the
     order of the documents nor on the machine, and hardly ever on which other documents there are:
@@ -40,17 +40,17 @@ def split_documents(
     next for validation, the last for the test.
 
     Args:
-        name: The corpus's name.
-        documents: The documents.
-        valid_fraction: Part of the documents (or characters) for validation, in [0, 1).
-        test_fraction: Part of the documents (or characters) for the test, in [0, 1).
-        key: What of a document is hashed: its name or its text.
+        name: the corpus's name.
+        documents: the documents.
+        valid_fraction: part of the documents (or characters) for validation, in [0, 1).
+        test_fraction: part of the documents (or characters) for the test, in [0, 1).
+        key: what of a document is hashed: its name or its text.
 
     Returns:
         The corpus; documents within a split keep their order.
 
     Raises:
-        ValueError: There is too little text to fill a split whose fraction is not 0.
+        ValueError: if there is too little text to fill a split whose fraction is not 0.
 
     Example:
         >>> book = Document("book.txt", "A sentence on a line.\n" * 100)
@@ -64,12 +64,12 @@ def split_documents(
     else:
         splits = _split_by_hash(documents, valid_fraction, test_fraction, key)
     fractions = (1 - valid_fraction - test_fraction, valid_fraction, test_fraction)
-    for split, part, fraction in zip(("train", "valid", "test"), splits, fractions, strict=True):
+    for split, part, fraction in zip(SPLITS, splits, fractions, strict=True):
         if fraction > 0 and not part:
             characters = sum(len(document.text) for document in documents)
             raise ValueError(
                 f"{name!r} has too little text ({characters} characters) to fill the {split} "
-                "split; give more text, or set valid_fraction and test_fraction to 0"
+                "split; give more text, or set `valid_fraction` and `test_fraction` to 0."
             )
     return Corpus(name, *splits)
 
@@ -94,7 +94,7 @@ def _split_by_hash(
             chosen[next(i for i in ascending if i not in chosen)] = split
     return tuple(
         tuple(d for i, d in enumerate(documents) if chosen.get(i, "train") == split)
-        for split in ("train", "valid", "test")
+        for split in SPLITS
     )
 
 
@@ -106,21 +106,21 @@ def _unit_hash(key: str) -> float:
 def _split_contiguously(
     documents: Sequence[Document], valid_fraction: float, test_fraction: float
 ) -> tuple[tuple[Document, ...], ...]:
-    splits = {"train": [], "valid": [], "test": []}
+    splits = {split: [] for split in SPLITS}
     for document in documents:
         text = document.text
         first = _cut(text, 1 - valid_fraction - test_fraction) if valid_fraction else None
         second = _cut(text, 1 - test_fraction) if test_fraction else len(text)
         first = second if first is None else min(first, second)
-        parts = {"train": text[:first], "valid": text[first:second], "test": text[second:]}
-        for split, part in parts.items():
+        parts = text[:first], text[first:second], text[second:]
+        for split, part in zip(SPLITS, parts, strict=True):
             if part.strip():
                 splits[split].append(Document(f"{document.name}#{split}", part))
     return tuple(tuple(part) for part in splits.values())
 
 
 def _cut(text: str, fraction: float) -> int:
-    """Returns the place closest to `fraction` that follows a paragraph, a line or a word."""
+    """Return the place closest to `fraction` that follows a paragraph, a line or a word."""
     wished = round(len(text) * fraction)
     reach = round(len(text) * _CUT_TOLERANCE)
     low, high = max(0, wished - reach), min(len(text), wished + reach)

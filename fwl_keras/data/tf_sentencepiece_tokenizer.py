@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tensorflow_text
 
-from fwl_keras.data.sentencepiece_tokenizer import SPACE_SIGN
+from fwl_keras.data.space_sign import SPACE_SIGN
 
 
 class TFSentencePieceTokenizer(tensorflow_text.Tokenizer, tensorflow_text.Detokenizer):
     """Turns texts into ids and back in a graph; made by `SentencePieceTokenizer.to_tf`.
 
     Args:
-        proto: A serialised SentencePiece model.
-        sign_ids: Ids of the bytes of U+2581, which SentencePiece itself would take for a space.
-        bos_ids: Ids before each text.
-        eos_ids: Ids behind each text.
+        proto: a serialised SentencePiece model.
+        sign_ids: ids of the bytes of U+2581, which SentencePiece itself would take for a space.
+        bos_ids: ids before each text.
+        eos_ids: ids behind each text.
 
     Example:
         >>> in_graph = tokenizer.to_tf()
@@ -37,10 +37,10 @@ class TFSentencePieceTokenizer(tensorflow_text.Tokenizer, tensorflow_text.Detoke
         self._eos_ids = list(eos_ids)
 
     def tokenize(self, input: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:
-        """Turns texts into ids.
+        """Turn texts into ids.
 
         Args:
-            input: Strings in UTF-8, of any shape; or a list of them.
+            input: strings in UTF-8, of any shape; or a list of them.
 
         Returns:
             int32, with one more axis than `input`, which is ragged unless `input` is one string.
@@ -62,7 +62,7 @@ class TFSentencePieceTokenizer(tensorflow_text.Tokenizer, tensorflow_text.Detoke
         )
 
     def _join(self, parts: tf.RaggedTensor) -> tf.RaggedTensor:
-        """The ids of texts from their parts, [texts, (parts)], the sign's own between them."""
+        """Join the ids of texts' parts, [texts, (parts)], the sign's own between them."""
         ids = self._sentencepiece.tokenize(parts.flat_values)
         text_of_part = parts.value_rowids()
         next_one = tf.concat([text_of_part[1:], [-1]], axis=0)[: tf.size(text_of_part)]
@@ -72,7 +72,7 @@ class TFSentencePieceTokenizer(tensorflow_text.Tokenizer, tensorflow_text.Detoke
         return tf.RaggedTensor.from_row_splits(ids.values, splits)
 
     def detokenize(self, input: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:
-        """Turns ids back into texts; special ids disappear.
+        """Turn ids back into texts; special ids disappear.
 
         Args:
             input: int32, of any shape, ragged or not; the last axis is a text's ids.
@@ -83,11 +83,11 @@ class TFSentencePieceTokenizer(tensorflow_text.Tokenizer, tensorflow_text.Detoke
         return self._sentencepiece.detokenize(input)
 
     def vocab_size(self) -> tf.Tensor:
-        """Number of ids, int32, shape []."""
+        """Return the number of ids, int32, shape []."""
         return self._sentencepiece.vocab_size()
 
 
 def _rows(ids: Sequence[int], is_there: tf.Tensor) -> tf.RaggedTensor:
-    """Rows that hold all of `ids` where `is_there` (int64 [rows]) is 1, and none where it is 0."""
+    """Make rows that hold all of `ids` where `is_there` (int64 [rows]) is 1, none where it is 0."""
     values = tf.tile(tf.constant(ids, tf.int32), [tf.reduce_sum(tf.cast(is_there, tf.int32))])
     return tf.RaggedTensor.from_row_lengths(values, is_there * len(ids))

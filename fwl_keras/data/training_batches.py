@@ -15,15 +15,15 @@ class TrainingBatches(Batches):
     `step`, and on nothing that was read before, so a run that was stopped goes on exactly.
 
     Args:
-        stream: Token ids, integers, shape [tokens].
-        length: Tokens in a window.
-        batch_size: Windows in a batch.
-        steps: Batches in the whole schedule.
-        seed: Seed of offsets and order, at least 0.
-        start: First batch that is given out; see `from_step`.
+        stream: token ids, integers, shape [tokens].
+        length: tokens in a window.
+        batch_size: windows in a batch.
+        steps: batches in the whole schedule.
+        seed: seed of offsets and order, at least 0.
+        start: first batch that is given out; see `from_step`.
 
     Raises:
-        ValueError: An argument is out of its range or the stream is shorter than one window.
+        ValueError: if an argument is out of its range or the stream is shorter than one window.
 
     Example:
         >>> batches = TrainingBatches(np.arange(100), length=8, batch_size=2, steps=5, seed=0)
@@ -47,8 +47,8 @@ class TrainingBatches(Batches):
         self._stream = check_stream(stream)
         if self._stream.size < length:
             raise ValueError(
-                f"stream has {self._stream.size} tokens, too few for one window of "
-                f"length={length}; give more text or a smaller length"
+                f"`stream` has {self._stream.size} tokens, too few for one window of "
+                f"`length`={length}; give more text or a smaller `length`."
             )
         # The same number of windows whatever the offset, so that a step tells its epoch.
         self.windows_per_epoch = max(1, (self._stream.size - length + 1) // length)
@@ -73,14 +73,11 @@ class TrainingBatches(Batches):
         return self._stream[np.asarray(starts)[:, np.newaxis] + np.arange(self.length)]
 
     def _starts(self, epoch: int) -> np.ndarray:
-        """Returns where the epoch's windows start, shuffled; shape [windows_per_epoch]."""
+        """Return where the epoch's windows start, shuffled; shape [windows_per_epoch]."""
         # One attribute, so that threads that read different epochs cannot mix them up.
         cached = self._epoch_starts
         if cached is None or cached[0] != epoch:
-            # NumPy promises to keep RandomState's numbers the same; Generator's may change, and a
-            # run resumed with another NumPy would then see other batches.
-            bits = np.random.MT19937(np.random.SeedSequence([self.seed, epoch]))
-            random = np.random.RandomState(bits)
+            random = self._random(epoch)
             offset = random.randint(self._offsets)
             cached = (epoch, offset + self.length * random.permutation(self.windows_per_epoch))
             self._epoch_starts = cached

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fwl_keras.data.corpus import Corpus, Document, word_count
+from fwl_keras.data.corpus import SPLITS, Corpus, Document, word_count
+
+# What the file of a split is called.
+SPLIT_FILE = "wiki.{}.tokens"
 
 # A title with a blank line after it. Section titles have more signs (` = = History = = `), and the
 # legends of tables have the form of a title but no blank lines around it. The line before is
@@ -27,7 +30,7 @@ class _Archive:
 
 
 # The first home of these archives (Salesforce research) is gone; this is the author's own.
-_ARCHIVES = {
+ARCHIVES = {
     "wikitext-2": _Archive(
         "https://wikitext.smerity.com/wikitext-2-v1.zip",
         "92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c",
@@ -40,14 +43,14 @@ _ARCHIVES = {
 
 
 def split_wikitext(text: str, name: str) -> tuple[Document, ...]:
-    r"""Cuts a WikiText file into its articles.
+    r"""Cut a WikiText file into its articles.
 
     An article starts at a line ` = Title = ` between two blank lines; the blank line before it
     belongs to the article before. The documents joined are the file, character for character.
 
     Args:
-        text: The file's text.
-        name: Name of a document without title: the whole text where it has no titles, or what
+        text: the file's text.
+        name: name of a document without title: the whole text where it has no titles, or what
             stands before the first one.
 
     Returns:
@@ -76,22 +79,22 @@ def split_wikitext(text: str, name: str) -> tuple[Document, ...]:
 
 
 def download_wikitext(name: str, cache_dir: str | Path | None = None) -> Corpus:
-    """Downloads WikiText, once, and checks it against its published SHA-256.
+    """Download WikiText, once, and check it against its published SHA-256.
 
     Args:
         name: `"wikitext-2"` (4 MB) or `"wikitext-103"` (190 MB).
-        cache_dir: Directory for the archive; by default Keras's (`$KERAS_HOME` or `~/.keras`).
+        cache_dir: directory for the archive; by default Keras's (`$KERAS_HOME` or `~/.keras`).
 
     Returns:
         The corpus, in its published splits.
 
     Raises:
-        ValueError: The archive could not be downloaded or is not the published one.
+        ValueError: if the archive could not be downloaded or is not the published one.
     """
     # Here and not above: Keras brings its backend with it.
     import keras
 
-    archive = _ARCHIVES[name]
+    archive = ARCHIVES[name]
     if cache_dir is not None:
         # Keras quietly falls back to /tmp when the directory is not there yet.
         Path(cache_dir).expanduser().mkdir(parents=True, exist_ok=True)
@@ -106,28 +109,30 @@ def download_wikitext(name: str, cache_dir: str | Path | None = None) -> Corpus:
     # Keras raises bare exceptions here.
     except Exception as error:
         raise ValueError(
-            f"name_or_path={name!r} could not be downloaded from {archive.url}: {error}. Try "
-            "again, or fetch the archive by other means, unpack it, and give its directory instead"
+            f"`name_or_path`={name!r} could not be downloaded from {archive.url}: {error}. Try "
+            "again, or fetch the archive by other means, unpack it, and give its directory instead."
         ) from error
     with zipfile.ZipFile(path) as files:
         splits = {
-            split: split_wikitext(files.read(f"{name}/wiki.{split}.tokens").decode("utf-8"), split)
-            for split in ("train", "valid", "test")
+            split: split_wikitext(
+                files.read(f"{name}/{SPLIT_FILE.format(split)}").decode("utf-8"), split
+            )
+            for split in SPLITS
         }
     corpus = Corpus(name, **splits)
     for split, expected in (("valid", archive.valid_words), ("test", archive.test_words)):
         words = sum(word_count(document.text) for document in splits[split])
         if words != expected:
             raise ValueError(
-                f"name_or_path={name!r}: the {split} split of {path} has {words} words and line "
-                f"ends instead of {expected}; delete the file and try again"
+                f"`name_or_path`={name!r}: the {split} split of {path} has {words} words and line "
+                f"ends instead of {expected}; delete the file and try again."
             )
     return corpus
 
 
 @contextlib.contextmanager
 def _own_user_agent() -> Iterator[None]:
-    """Makes urllib introduce itself by our name: the server refuses urllib's own."""
+    """Make urllib introduce itself by our name: the server refuses urllib's own."""
     previous = urllib.request._opener
     opener = urllib.request.build_opener()
     opener.addheaders = [("User-Agent", "fwl_keras")]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 from keras import ops
-from rich.progress import track
 
 from fwl_keras._arguments import (
     require_bool,
@@ -15,6 +14,7 @@ from fwl_keras._arguments import (
     require_not_negative,
     require_positive,
 )
+from fwl_keras._progress import track
 from fwl_keras.backend.gradients import WeightGradients
 
 RULES = ("sgd", "rms")
@@ -25,8 +25,8 @@ WEIGHTS = ("all", "block")
 class DynamicEvaluation:
     """Score a piece of the text, then take a gradient step on it; and so on (Krause et al.).
 
-    Of a body's context of `context_length` tokens every piece of `length` is scored after what
-    comes before it in that context, which the body reads again with the weights as they are by
+    Of a backbone's context of `context_length` tokens every piece of `length` is scored after what
+    comes before it in that context, which the backbone reads again with the weights as they are by
     then; so a token has the same context as in plain evaluation. The steps, for a mean loss with
     gradient g of a piece:
 
@@ -42,7 +42,7 @@ class DynamicEvaluation:
         learning_rate: size of the steps, positive or 0.
         decay: pull towards the trained weights, 0 to 1.
         length: tokens between two steps.
-        context_length: tokens that the body reads at once, a multiple of `length`.
+        context_length: tokens that the backbone reads at once, a multiple of `length`.
         weights: `"all"` the trainable weights of the model, or those of the `"block"` alone, its
             step sizes and decays left out.
         per_document: whether every document begins with the trained weights; else all documents
@@ -89,7 +89,7 @@ class DynamicEvaluation:
             raise ValueError(f"`decay` must lie between 0 and 1; received {self.decay!r}.")
 
     def variables(self, lm) -> list[keras.Variable]:
-        """The variables that are adapted."""
+        """Return the variables that are adapted."""
         if self.weights == "all":
             return list(lm.trainable_variables)
         settings = {id(v) for v in lm.block.step_size_variables() + lm.block.decay_variables()}
@@ -99,7 +99,7 @@ class DynamicEvaluation:
         ]
 
     def statistics(self, lm, windows: np.ndarray, *, progress: bool = False) -> list[np.ndarray]:
-        """Root mean squares of training gradients, for the rule `"rms"`.
+        """Return root mean squares of training gradients, for the rule `"rms"`.
 
         Args:
             lm: FWLCausalLM.
@@ -108,7 +108,7 @@ class DynamicEvaluation:
             progress: whether to draw a progress bar.
 
         Returns:
-            float32 arrays shaped like `variables(lm)`.
+            Arrays of float32, shaped like `variables(lm)`.
 
         Raises:
             ValueError: if there are no windows, or they are shorter than a piece.
@@ -122,7 +122,7 @@ class DynamicEvaluation:
         gradients = WeightGradients(lm, variables, _loss_function(lm))
         sums = [np.zeros(tuple(v.shape), "float64") for v in variables]
         pieces = (windows.shape[1] - 1) // self.length
-        for i, window in enumerate(track(windows, "gradients", disable=not progress)):
+        for i, window in enumerate(track(windows, "gradients", shown=progress)):
             stop = (i % pieces + 1) * self.length
             arguments = _arguments(window[: stop + 1], stop - self.length, stop)
             _, found = gradients((*arguments, lm.block.initial_state(1)))
@@ -142,7 +142,7 @@ class DynamicEvaluation:
         compiled: dict | None = None,
         progress: bool = False,
     ) -> list[np.ndarray]:
-        """Negative log-likelihood of every token of every document.
+        """Return the negative log-likelihood of every token of every document.
 
         Args:
             lm: FWLCausalLM; one with fast weights takes its own steps besides.
@@ -175,7 +175,7 @@ class DynamicEvaluation:
         step = compiled[kind]
         result = []
         try:
-            for ids in track(documents_ids, "dynamic evaluation", disable=not progress):
+            for ids in track(documents_ids, "dynamic evaluation", shown=progress):
                 if self.per_document and result:
                     _assign(variables, trained)
                 tokens = np.concatenate([[eos_id], np.asarray(ids, "int32")]).astype("int32")
@@ -185,7 +185,7 @@ class DynamicEvaluation:
         return result
 
     def _document(self, lm, step, constants, tokens, carry):
-        """Losses of one document's tokens, the first of which is the mark before it."""
+        """Return losses of one document's tokens, the first of which is the mark before it."""
         found = [np.zeros(0, "float32")]
         state = lm.block.initial_state(1)
         for begin in range(0, len(tokens) - 1, self.context_length):
@@ -200,7 +200,7 @@ class DynamicEvaluation:
         return np.concatenate(found)
 
     def _constants(self, trained, statistics):
-        """Tensors of the update: rate, decay, trained weights; scales of gradients and decay."""
+        """Return the update's tensors: rate, decay, trained weights; two scales."""
         settings = [ops.convert_to_tensor(np.float32(x)) for x in (self.learning_rate, self.decay)]
         settings.append([ops.convert_to_tensor(value) for value in trained])
         if self.rule == "sgd":
@@ -246,10 +246,10 @@ _UPDATES = {"sgd": _sgd, "rms": _rms}
 
 
 def _loss_function(lm):
-    """From a piece in its context to the mean loss of the piece, all losses, and the state."""
+    """Make a function of a piece in its context: to its mean loss, all losses, and the state."""
 
     def function(token_ids, labels, exists, state):
-        # The body reads the context again, with its new weights; the block goes on.
+        # The backbone reads the context again, with its new weights; the block goes on.
         x = lm.body.features(token_ids, None)[:, -labels.shape[1] :]
         losses, state = lm.block(
             x, labels, state=state, x_mask=exists, return_state=True, output="loss"
@@ -262,7 +262,7 @@ def _loss_function(lm):
 
 
 def _arguments(tokens, start, stop):
-    """Tensors of a piece, tokens [start + 1, stop + 1), and of the context before it.
+    """Make tensors of a piece, tokens [start + 1, stop + 1), and of the context before it.
 
     Filled up to `stop` labels at the end, so that few shapes are compiled; what is filled up does
     not exist and comes after everything.

@@ -1,8 +1,8 @@
-"""A text with the probability of each of its tokens."""
+"""A text with the probability of each of its tokens, and the sums of such texts."""
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -12,10 +12,10 @@ class ScoreTotals:
     """The sums of one scored text or several.
 
     Attributes:
-        tokens: Predicted tokens.
-        text_bytes: Bytes of the text in UTF-8.
-        nats: Negative log-likelihood of the tokens.
-        reference_nats: The same of the model compared with, or None.
+        tokens: predicted tokens.
+        text_bytes: bytes of the text in UTF-8.
+        nats: negative log-likelihood of the tokens.
+        reference_nats: the same of the model compared with, or None.
     """
 
     tokens: int
@@ -25,37 +25,32 @@ class ScoreTotals:
 
     @classmethod
     def sum(cls, totals: Iterable["ScoreTotals"]) -> "ScoreTotals":
-        """Returns the totals of several texts together.
+        """Return the sums of several texts together.
 
         Args:
-            totals: At least one; all of them compared, or none.
+            totals: at least one; all of them compared, or none.
 
         Raises:
-            ValueError: There are none, or some are compared and some are not.
+            ValueError: if there are none, or some are compared and some are not.
         """
         totals = list(totals)
         if len({one.reference_nats is None for one in totals}) != 1:
             raise ValueError(
-                "totals must be of at least one text, and all of them compared, or none; received "
-                f"{totals}"
+                "`totals` must be of at least one text, and all of them compared, or none; "
+                f"received {totals}."
             )
-        compared = totals[0].reference_nats is not None
-        return cls(
-            sum(one.tokens for one in totals),
-            sum(one.text_bytes for one in totals),
-            sum(one.nats for one in totals),
-            sum(one.reference_nats for one in totals) if compared else None,
-        )
+        columns = zip(*map(astuple, totals), strict=True)
+        return cls(*(None if None in column else sum(column) for column in columns))
 
     @property
     def perplexity(self) -> float:
-        """Per token; NaN without tokens."""
-        return _exp_mean(self.nats, self.tokens)
+        """Perplexity per token; NaN without tokens."""
+        return perplexity_of(self.nats, self.tokens)
 
     @property
     def reference_perplexity(self) -> float:
-        """That of the model compared with."""
-        return _exp_mean(self.reference_nats, self.tokens)
+        """Perplexity of the model compared with."""
+        return perplexity_of(self.reference_nats, self.tokens)
 
     @property
     def gain(self) -> float:
@@ -64,11 +59,17 @@ class ScoreTotals:
 
     @property
     def bits_per_byte(self) -> float:
-        """Of the whole text, comparable across tokenisers."""
+        """Bits per byte of the whole text, comparable across tokenisers."""
         return self.nats / math.log(2.0) / self.text_bytes if self.text_bytes else math.nan
 
 
-def _exp_mean(nats: float, tokens: int) -> float:
+def perplexity_of(nats: float, tokens: int = 1) -> float:
+    """Return exp(nats / tokens); infinite where no float holds it, NaN without tokens.
+
+    Args:
+        nats: negative log-likelihood of all tokens.
+        tokens: their number, or that of the words, or 1 for a mean.
+    """
     try:
         return math.exp(nats / tokens) if tokens else math.nan
     except OverflowError:
@@ -80,16 +81,16 @@ class ScoredDocument:
     """What a model made of one text, and maybe what another made of it.
 
     Attributes:
-        name: The document's name.
+        name: the document's name.
         token_ids: int [T].
         token_bytes: T byte strings, which joined are the text in UTF-8; one of them may be a part
             of a character only.
         log_probabilities: float [T] in nats; NaN where a token was not predicted, minus infinity
             where the model gave it no finite one.
-        reference: The same of the model to compare with, or None.
+        reference: the same of the model to compare with, or None.
 
     Raises:
-        ValueError: The lengths differ.
+        ValueError: if the lengths differ.
     """
 
     name: str
@@ -104,7 +105,8 @@ class ScoredDocument:
             values = getattr(self, name)
             if values is not None and len(values) != length:
                 raise ValueError(
-                    f"{name} has {len(values)} entries for {length} token_ids; give one a token"
+                    f"`{name}` has {len(values)} entries for {length} `token_ids`; give one a "
+                    "token."
                 )
 
     @property
@@ -114,7 +116,7 @@ class ScoredDocument:
             return self.log_probabilities - self.reference
 
     def totals(self) -> ScoreTotals:
-        """Returns the text's sums."""
+        """Return the text's sums."""
         return ScoreTotals(
             tokens=int((~np.isnan(self.log_probabilities)).sum()),
             text_bytes=sum(map(len, self.token_bytes)),

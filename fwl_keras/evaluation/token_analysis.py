@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fwl_keras._arguments import require_count, require_positive
+from fwl_keras.evaluation.bootstrap import bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TokenTable:
     def make(
         cls, documents_ids: Sequence[np.ndarray], training_stream: np.ndarray, vocab_size: int
     ) -> "TokenTable":
-        """Describes documents.
+        """Describe every token of some documents.
 
         Args:
             documents_ids: token ids of each document.
@@ -49,7 +50,9 @@ class TokenTable:
             ([2, 0, 2], [0, 0, 1])
         """
         if not sum(len(ids) for ids in documents_ids):
-            raise ValueError("`documents_ids` holds no token.")
+            raise ValueError(
+                "`documents_ids` holds no tokens; give at least one document with text."
+            )
         require_count("vocab_size", vocab_size)
         counts = np.bincount(training_stream, minlength=vocab_size)
         ids = np.concatenate(documents_ids).astype(int)
@@ -63,7 +66,7 @@ class TokenTable:
 
 
 def _earlier(ids: np.ndarray) -> np.ndarray:
-    """How often each element has occurred before."""
+    """Count how often each element has occurred before."""
     order = np.argsort(ids, kind="stable")
     sorted_ids = ids[order]
     first = np.searchsorted(sorted_ids, sorted_ids)
@@ -73,7 +76,7 @@ def _earlier(ids: np.ndarray) -> np.ndarray:
 
 
 def doubling_edges(highest: int, *, per_doubling: float = 1.0, zero: bool = False) -> np.ndarray:
-    """Edges of bins that grow like the numbers in them.
+    """Return edges of bins that grow like the numbers in them.
 
     Args:
         highest: the largest number that is to have a bin.
@@ -103,7 +106,7 @@ def gain_by(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Averages a gain over bins of some value of each token.
+    """Average a gain over bins of some value of each token.
 
     The error is a bootstrap over documents: tokens of one document are no independent samples.
 
@@ -140,18 +143,12 @@ def gain_by(
     kept = (tokens > 0).sum(axis=0) >= min_documents
     if not kept.any():
         raise ValueError(
-            f"documents has too few documents for min_documents={min_documents} in any bin; give "
-            "more documents or a smaller min_documents"
+            f"`documents` has too few documents for `min_documents`={min_documents} in any bin; "
+            "give more documents or a smaller `min_documents`."
         )
     tokens, sums = tokens[:, kept], per_cell(gain[there])[:, kept]
     value_sums = per_cell(values[there])[:, kept]
-    # How often each document is drawn, sample by sample: [resamples, documents].
-    drawn = np.random.default_rng(seed).multinomial(
-        count_documents, np.full(count_documents, 1 / count_documents), size=resamples
-    )
-    with np.errstate(invalid="ignore"):
-        means = (drawn @ sums) / (drawn @ tokens)
-    low, high = np.nanpercentile(means, [2.5, 97.5], axis=0)
+    low, high = bootstrap_interval(sums, tokens, resamples=resamples, seed=seed)
     return {
         "from": edges[:-1][kept],
         "below": edges[1:][kept],
@@ -173,7 +170,7 @@ def gain_by_position(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Averages a gain over bins of positions that grow like their position does.
+    """Average a gain over bins of positions that grow like their position does.
 
     Args:
         gain: float [N, T], a gain per token of windows; NaN where there is no token.
@@ -207,7 +204,7 @@ def gain_by_position(
 
 
 def gain_by_document(gain: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums a gain over documents.
+    """Sum a gain over documents.
 
     Args:
         gain: float [tokens].
@@ -222,7 +219,7 @@ def gain_by_document(gain: np.ndarray, documents: np.ndarray) -> tuple[np.ndarra
 def gain_by_word(
     gain: np.ndarray, documents_ids: Sequence[np.ndarray], token_bytes: Sequence[bytes]
 ) -> dict[str, tuple[float, int]]:
-    """Sums a gain over words: what stands between white space, written in one token or several.
+    """Sum a gain over words: what stands between white space, written in one token or several.
 
     Args:
         gain: float [tokens], document after document.

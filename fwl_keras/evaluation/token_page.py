@@ -5,11 +5,11 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from html import escape
+from importlib import resources
 
 import numpy as np
 
 from fwl_keras.evaluation.scored_document import ScoredDocument, ScoreTotals
-from fwl_keras.evaluation.token_page_parts import SCRIPT, STYLE
 
 # Nats from which on a token has the colour of level 1, 2, ...
 LEVELS = (0.1, 0.5, 1.0, 2.0, 4.0)
@@ -37,33 +37,35 @@ def token_page(
     labels: tuple[str, str] = ("model", "compared with"),
     note: str = "",
 ) -> str:
-    """Makes a page with every token coloured by what a model gained or lost on it.
+    """Make a page with every token coloured by what a model gained or lost on it.
 
     The page needs nothing but itself: no network, no fonts, a short script for what a token shows
     under the pointer (both probabilities).
 
     Args:
-        documents: What was scored, at least one document, each with a `reference`.
-        model: What the model is, as a sentence's object: `"the model in runs/book"`.
-        against: What it is compared with, likewise.
-        labels: A word or two for each, for tables.
-        note: A sentence about how the texts were read.
+        documents: what was scored, at least one document, each with a `reference`.
+        model: what the model is, as a sentence's object: `"the model in runs/book"`.
+        against: what it is compared with, likewise.
+        labels: a word or two for each, for tables.
+        note: a sentence about how the texts were read.
 
     Returns:
         HTML.
 
     Raises:
-        ValueError: There is no document, or one without a reference.
+        ValueError: if there is no document, or one without a reference.
 
     Example:
         >>> page = token_page(scored, model="the model in runs/book", against="the baseline")
         >>> pathlib.Path("book.html").write_text(page, "utf-8")
     """
     if not documents:
-        raise ValueError("documents is empty; give at least one")
+        raise ValueError("`documents` is empty; give at least one.")
     for document in documents:
         if document.reference is None:
-            raise ValueError(f"document {document.name!r} has no reference to compare with")
+            raise ValueError(
+                f"`documents` has {document.name!r}, which has no `reference` to compare with."
+            )
     totals = [document.totals() for document in documents]
     title = "Gain and loss, token by token"
     lead = f"Each token is coloured by what {model} gained or lost on it against {against}."
@@ -76,7 +78,7 @@ def token_page(
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
             f"<title>{escape(_shown(title))}: {escape(_shown(documents[0].name))}</title>\n",
-            f"<style>{STYLE}</style>\n</head>\n",
+            f"<style>\n{_part('token_page.css')}</style>\n</head>\n",
             f'<body data-labels="{escape(json.dumps(labels))}">\n',
             f"<h1>{title}</h1>\n<p>{escape(_shown(lead))}</p>\n",
             f'<p class="soft">{escape(_shown(note))} Point at a token for both probabilities. A '
@@ -84,10 +86,16 @@ def token_page(
             _summary(documents, totals, labels),
             _legend(any(np.isnan(document.gain).any() for document in documents)),
             *sections,
-            f'<div id="tip" role="tooltip" hidden></div>\n<script>{SCRIPT}</script>\n',
+            '<div id="tip" role="tooltip" hidden></div>\n',
+            f"<script>\n{_part('token_page.js')}</script>\n",
             "</body>\n</html>\n",
         ]
     )
+
+
+def _part(name: str) -> str:
+    """Return a part that is the same on every page: a file beside this one."""
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
 def _summary(
@@ -154,7 +162,7 @@ def _section(number: int, document: ScoredDocument, total: ScoreTotals) -> str:
 
 
 def _curve(gain: np.ndarray) -> str:
-    """Mean gain over stretches of the text, as bars above and below a line."""
+    """Draw the mean gain over stretches of the text, as bars above and below a line."""
     width = max(1, -(-len(gain) // _BARS))
     stretches = [gain[start : start + width] for start in range(0, len(gain), width)]
     there = [x[np.isfinite(x)] for x in stretches]
@@ -203,7 +211,7 @@ def _tokens(document: ScoredDocument) -> Iterator[str]:
 
 
 def _characters(token_bytes: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
-    """Texts of whole characters, and the first token and the one behind the last of each."""
+    """Yield whole characters' texts, and the first token and the one behind the last of each."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     start, text = 0, ""
     for stop, data in enumerate(token_bytes, start=1):
@@ -215,11 +223,11 @@ def _characters(token_bytes: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
 
 
 def _level(gain: float) -> str:
-    """The class of a token's colour."""
+    """Return the class of a token's colour."""
     level = int(np.searchsorted(LEVELS, abs(gain), side="right"))
     return f"{'g' if gain > 0 else 'l'}{level}" if level else ""
 
 
 def _shown(text: str) -> str:
-    """A name with pictures for what would not be shown."""
+    """Return a name with pictures for what would not be shown."""
     return text.translate({code: mark for code, mark in _KEPT.items() if code != ord("\r")})

@@ -1,95 +1,84 @@
 """Beam search with KerasHub's sampler, each beam with fast weights of its own."""
 
 import itertools
-from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
 
 from fwl_keras.inference.divergence import Watch
 from fwl_keras.inference.padding import pad_rows
+from fwl_keras.inference.reading_loop import read_rows, room_for
 from fwl_keras.inference.state import join_state, split_state
 from fwl_keras.inference.writing_loop import next_logits, read_token, require_finite
+from fwl_keras.inference.writing_settings import WritingSettings
 from fwl_keras.ops._types import Tensor
-
-if TYPE_CHECKING:
-    import keras_hub
 
 
 def beam_search(
     lm,
     prompts: list[np.ndarray],
     state: dict,
-    *,
-    sampler: "keras_hub.samplers.BeamSampler",
-    max_length: int,
-    stop_token_ids: tuple[int, ...],
-    adapt: bool,
-    watch: Watch,
-    use_cache: bool,
+    settings: WritingSettings,
 ) -> tuple[list[np.ndarray], dict]:
-    """The likeliest continuations that beam search finds, row by row.
+    """Find the likeliest continuations, row by row.
 
     Args:
         lm: FWLCausalLM.
         prompts: int32 arrays [T_i], T_i >= 1.
         state: state before the prompts.
-        sampler: the search's number of beams.
-        max_length: tokens of every row at the end.
-        stop_token_ids: ids that end a beam, whose score then stays as it is.
-        adapt: whether the fast weights learn from what is written.
-        watch: what becomes of rows whose fast weights diverge on their prompts.
-        use_cache: whether to use the body's cache.
+        settings: what the call of `generate` asks for, its sampler a beam search. A stop token ends
+            a beam, whose score then stays as it is.
 
     Returns:
         Rows of token ids, and the state after their last tokens.
 
     Raises:
-        ValueError: if a prompt is empty, a row goes beyond the body's context, or the logits after
-            a prompt are not finite.
+        ValueError: if a prompt is empty, a row goes beyond the backbone's context, or the logits
+            after a prompt are not finite.
     """
-    rows, states, watches = [], [], [Watch(watch.on_divergence) for _ in prompts]
+    watches = [Watch(settings.watch.on_divergence) for _ in prompts]
+    rows, states = [], []
     for i, prompt in enumerate(prompts):
         before = {name: value[i : i + 1] for name, value in state.items()}
-        row, after = _search_row(
-            lm, prompt, before, sampler, max_length, stop_token_ids, adapt, watches[i], use_cache
-        )
+        row, after = _search_row(lm, prompt, before, settings, watches[i])
         rows.append(row)
         states.append(after)
-    watch.add(watches)
+    settings.watch.add(watches)
     state = {name: ops.concatenate([one[name] for one in states]) for name in state}
     return rows, state
 
 
-def _search_row(lm, prompt, state, sampler, max_length, stop_token_ids, adapt, watch, use_cache):
+def _search_row(lm, prompt, state, settings, watch):
+    max_length, stop_token_ids = settings.max_length, settings.stop_token_ids
+    sampler = settings.sampler
     if not prompt.size:
         raise ValueError("Beam search needs prompts of at least one token; received an empty one.")
     carries = bool(split_state(state)[-1])
     if carries:
-        lm._check_context([prompt], state, more=max_length - prompt.size)
+        room_for(lm, [prompt], state, more=max_length - prompt.size)
     elif lm.context_length is not None and max_length > lm.context_length:
         raise ValueError(
             f"Beam search cannot begin a new context: `max_length`={max_length} is more than the "
-            f"model's context_length={lm.context_length}. Give a smaller one, or read the "
+            f"model's `context_length`={lm.context_length}. Give a smaller one, or read the "
             "beginning of the prompt into a state."
         )
     block_state, pending, valid, context = split_state(state)
-    if not carries and use_cache and lm.body.keeps_context:
+    if not carries and settings.use_cache and lm.body.keeps_context:
         context = lm.body.initial_context(1, max_length)
     start = join_state(block_state, pending, valid, context)
-    _, start = lm._read_rows([prompt], start, watch=watch)
-    logits = lm._compiled(next_logits)(start)
+    _, start = read_rows(lm, [prompt], start, watch=watch)
+    logits = lm.functions(next_logits)(start)
     require_finite(ops.convert_to_numpy(ops.all(ops.isfinite(logits), axis=-1)))
 
     token_ids, mask = pad_rows([prompt], max_length)
     # The sampler would take a stop token that only fills up the row for one that was written.
     token_ids[~mask] = next(i for i in itertools.count() if i not in stop_token_ids)
-    run = lm._compiled(
+    run = lm.functions(
         _search,
         beams=sampler.num_beams,
         temperature=float(sampler.temperature),
         stop_token_ids=stop_token_ids,
-        adapt=adapt,
+        adapt=settings.adapt,
     )
     found = ops.convert_to_numpy(
         run(ops.convert_to_tensor(token_ids), ops.convert_to_tensor(mask), start)
@@ -99,9 +88,10 @@ def _search_row(lm, prompt, state, sampler, max_length, stop_token_ids, adapt, w
     row = found[:end].astype("int32")
 
     again = Watch(watch.on_divergence)
-    _, after = lm._read_rows([row], state, "adapt" if adapt else "frozen", watch=again)
-    if not adapt:
-        learned = split_state(lm._read_rows([prompt], state, watch=again)[1])[0]
+    mode = "adapt" if settings.adapt else "frozen"
+    _, after = read_rows(lm, [row], state, mode, watch=again)
+    if not settings.adapt:
+        learned = split_state(read_rows(lm, [prompt], state, watch=again)[1])[0]
         after = join_state(learned, *split_state(after)[1:])
     return row, after
 
@@ -117,7 +107,7 @@ def _search(
     stop_token_ids: tuple[int, ...],
     adapt: bool,
 ) -> Tensor:
-    """The best beam [1, N]; `state` is that after the prompt."""
+    """Return the best beam [1, N]; `state` is that after the prompt."""
     length = ops.sum(ops.cast(mask[0], "int32"))
     context = split_state(state)[-1]
     offset = context["position"][0] - length if "position" in context else 0

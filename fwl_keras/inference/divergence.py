@@ -5,12 +5,11 @@ import warnings
 import numpy as np
 from keras import ops
 
+from fwl_keras.inference.divergence_policies import POLICIES
 from fwl_keras.inference.state import split_context
 from fwl_keras.ops._types import Tensor
 from fwl_keras.ops.divergence import LIMIT
 from fwl_keras.ops.reset_rows import reset_rows, select_rows
-
-POLICIES = ("ignore", "reset", "freeze")
 
 
 class Watch:

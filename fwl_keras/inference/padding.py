@@ -9,7 +9,7 @@ NO_LIMIT = np.iinfo("int32").max
 
 
 def pad_token_id_of(preprocessor) -> int | None:
-    """The id that fills up batches and never stands for text, or None where no id does.
+    """Return the id that fills up batches and never stands for text, or None where no id does.
 
     Args:
         preprocessor: TextPreprocessor, KerasHub preprocessor, or None.
@@ -37,14 +37,16 @@ def _pads_with_a_word(tokenizer):
 
 
 def round_up(length: int) -> int:
-    """A length that is at most a quarter longer, so that few lengths are ever compiled."""
+    """Return a length that is at most a quarter longer, so that few lengths are ever compiled."""
     step = max(1, 2 ** (int(length).bit_length() - 3))
     return -(-length // step) * step
 
 
-def pad_rows(rows, width):
-    """Rows as arrays [B, width]: token ids, and a mask of those that exist."""
-    token_ids = np.zeros((len(rows), width), "int32")
+def pad_rows(
+    rows: list[np.ndarray], width: int, pad_token_id: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows as arrays [B, width]: int32 token ids, and a mask of those that exist."""
+    token_ids = np.full((len(rows), width), pad_token_id, "int32")
     padding_mask = np.zeros((len(rows), width), bool)
     for i, row in enumerate(rows):
         token_ids[i, : row.size] = row

@@ -1,26 +1,19 @@
-"""Reading and scoring texts that have no end, and the state in between."""
+"""Reading and scoring texts that have no end: the methods of a model."""
 
-import functools
-import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
-from rich.progress import track
 
 from fwl_keras._arguments import require_bools, require_count
-from fwl_keras.backend.compiled import Compiled
-from fwl_keras.inference.bodies import Body, find_body
+from fwl_keras.backend.compiled import CompiledFunctions
+from fwl_keras.inference.bodies import Body
 from fwl_keras.inference.divergence import Watch, warn_of_lost_tokens
-from fwl_keras.inference.padding import NO_LIMIT, pad_rows, round_up
-from fwl_keras.inference.state import CONTEXT, join_state, split_state
+from fwl_keras.inference.reading_loop import read_rows
+from fwl_keras.inference.state import begin_again, checked_state, join_state
 from fwl_keras.inference.texts import Codec, Rows
-from fwl_keras.ops._types import Tensor
-from fwl_keras.ops.reset_rows import reset_rows
-
-# Tokens that no body reads in one window without a word, unless it was told to.
-_LONG = 2048
+from fwl_keras.layers.fwl_block import FWLBlock
 
 
 class Score(NamedTuple):
@@ -38,24 +31,36 @@ class Score(NamedTuple):
     state: dict
 
 
-class Streaming:
+class Reader:
     """The part of FWLCausalLM that reads on and on. Mixed into `keras.Model`.
 
     A state is a flat dict of tensors of constant size: the block's (see
     `FWLBlock.initial_state`), `pending_features` float32 [B, D] and `pending_valid` bool [B] (the
     features of the last token, whose label is the next token to come), and, with
-    `carry_context=True`, the body's own `context_...`.
+    `carry_context=True`, the backbone's own `context_...`.
+
+    Attributes:
+        body: how the backbone is run.
+        functions: what was compiled for reading and writing.
     """
+
+    backbone: keras.layers.Layer
+    block: FWLBlock
+    preprocessor: object
+    pad_token_id: int | None
+    context_length: int | None
+    body: Body
+    functions: CompiledFunctions
 
     def initial_state(
         self, batch_size: int, *, carry_context: bool = False, context_length: int | None = None
     ) -> dict:
-        """A fresh state: nothing read yet.
+        """Return a fresh state: nothing read yet.
 
         Args:
             batch_size: number of rows B.
-            carry_context: whether the body goes on from call to call where it stopped, too, for
-                bodies that can (KerasHub's with a key/value cache, `RecurrentBackbone`). By
+            carry_context: whether the backbone goes on from call to call where it stopped, too, for
+                those that can (KerasHub's with a key/value cache, `RecurrentBackbone`). By
                 default it starts a new context with each call, and what was before lives on in
                 the fast weights alone.
             context_length: tokens that a carried context can hold; None: as many as the model
@@ -63,10 +68,10 @@ class Streaming:
 
         Returns:
             The state. Its size in bytes a row is 8 times the block's fast weights, plus 4 * D +
-            5, plus the body's context.
+            5, plus the backbone's context.
 
         Raises:
-            ValueError: if a number is not a positive int, the body keeps no context, or its
+            ValueError: if a number is not a positive int, the backbone keeps no context, or its
                 length is not known.
         """
         # In a served graph it is a tensor.
@@ -82,8 +87,8 @@ class Streaming:
                 length = self.context_length
             if length is None and self.body.rows_together:
                 raise ValueError(
-                    "`context_length` must be given, the tokens that the body's cache holds: the "
-                    "model has none of its own."
+                    "`context_length` must be given, the tokens that the backbone's cache holds: "
+                    "the model has none of its own."
                 )
             context = self.body.initial_context(batch_size, length)
         features = ops.zeros((batch_size, self.block.expand.kernel.shape[0]), "float32")
@@ -137,8 +142,8 @@ class Streaming:
         watch = Watch(on_divergence)
         for i in range(passes):
             if i:
-                state = self._begin_again(state, rows)
-            _, state = self._read_rows(rows, state, watch=watch, progress=progress)
+                state = begin_again(state, rows)
+            _, state = read_rows(self, rows, state, watch=watch, progress=progress)
         watch.report()
         return state
 
@@ -152,7 +157,7 @@ class Streaming:
         on_divergence: str = "ignore",
         progress: bool = False,
     ) -> Score:
-        """Log-probabilities of texts, the model adapting while it reads.
+        """Compute log-probabilities of texts, the model adapting while it reads.
 
         Args:
             inputs: as for `read`.
@@ -164,7 +169,7 @@ class Streaming:
             progress: whether to draw a progress bar.
 
         Returns:
-            Score: log-probabilities [B, T], perplexity [B], and the state after the last tokens.
+            Log-probabilities [B, T], perplexity [B], and the state after the last tokens.
 
         Warns:
             RuntimeWarning: once, where fast weights diverge; and with the number of tokens whose
@@ -180,7 +185,7 @@ class Streaming:
         rows, state = self._rows_and_state(inputs, state, final)
         mode = "adapt" if use_fast_weights else "trained"
         watch = Watch(on_divergence)
-        (losses, scored), state = self._read_rows(rows, state, mode, watch=watch, progress=progress)
+        (losses, scored), state = read_rows(self, rows, state, mode, watch=watch, progress=progress)
         watch.report()
         lost = scored & ~np.isfinite(losses)
         if lost.any():
@@ -193,24 +198,17 @@ class Streaming:
         return Score(log_probabilities, perplexity, state)
 
     @property
-    def body(self) -> Body:
-        """How the backbone is run (found at first use: a KerasHub body's task takes a moment)."""
-        if self._body is None:
-            self._body = find_body(self.backbone)
-        return self._body
-
-    @property
     def codec(self) -> Codec:
-        """Between texts and token ids."""
+        """What is between texts and token ids."""
         return Codec(self.preprocessor, self.block.vocab_size, self.pad_token_id)
 
     def _rows_and_state(self, inputs, state, final=False, begin=False, name="inputs"):
-        """Rows of ids with start and end tokens where they belong, and a state that fits."""
+        """Return rows of ids with start and end tokens where they belong, and a state that fits."""
         rows = inputs if isinstance(inputs, Rows) else self.codec.rows(inputs, name)
         ids = rows.ids
         if state is None:
             state = self.initial_state(len(ids))
-        state = self._checked_state(state, len(ids))
+        state = checked_state(self, state, len(ids))
         if rows.is_text:
             start = self.codec.start_token_id
             begun = ops.convert_to_numpy(state["pending_valid"])
@@ -227,189 +225,3 @@ class Streaming:
                 raise ValueError("`final=True` needs a tokeniser with an end token; it has none.")
             ids = [np.append(row, self.codec.end_token_ids[0]) for row in ids]
         return [row.astype("int32") for row in ids], state
-
-    def _checked_state(self, state, batch_size):
-        """The state as tensors, if it is one of this model's with this many rows."""
-        expected = self.initial_state(1)
-        received = sorted(state) if isinstance(state, dict) else type(state).__name__
-        names = {n for n in state if not n.startswith(CONTEXT)} if isinstance(state, dict) else None
-        if names != set(expected):
-            raise ValueError(
-                f"`state` must be a dict with the keys {sorted(expected)} (see initial_state); "
-                f"received {received}."
-            )
-        state = {name: ops.convert_to_tensor(value) for name, value in state.items()}
-        for name, value in state.items():
-            shape = tuple(value.shape)
-            fits = shape[:1] == (batch_size,)
-            if name in expected:
-                fits = shape == (batch_size, *expected[name].shape[1:])
-            if not fits:
-                raise ValueError(
-                    f"`state[{name!r}]` has shape {list(shape)}, which does not fit {batch_size} "
-                    "rows of this model; use initial_state(batch_size) or an earlier result."
-                )
-        return {**state, "pending_valid": ops.cast(state["pending_valid"], "bool")}
-
-    def _begin_again(self, state, rows):
-        """The state before another pass: no token before the first, and a new context."""
-        block_state, features, valid, context = split_state(state)
-        has_tokens = ops.convert_to_tensor([row.size > 0 for row in rows])
-        valid = ops.logical_and(valid, ops.logical_not(has_tokens))
-        return join_state(block_state, features, valid, reset_rows(context, has_tokens))
-
-    def _read_rows(self, rows, state, mode="adapt", *, watch=None, progress=False):
-        """Losses [B, T] and where there is one, and the state after the last tokens."""
-        room = self._check_context(rows, state)
-        return self._read_windows(rows, state, room, mode, watch=watch, progress=progress)
-
-    def _read_windows(self, rows, state, room, mode="adapt", *, watch=None, progress=False):
-        longest = max((row.size for row in rows), default=0)
-        window = self.context_length or max(1, longest)
-        recurrent = hasattr(self.backbone, "initial_context")
-        if window > _LONG and self.context_length is None and not recurrent:
-            warnings.warn(
-                f"The body reads {window} tokens at once, at a cost that may grow with their "
-                "square: how many it was made for is not known. Give "
-                "FWLCausalLM(context_length=...).",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        run = self._compiled(advance, mode=mode)
-        empty = np.zeros((len(rows), 0), "float32")
-        losses, scored = [empty], [empty.astype(bool)]
-        starts = range(0, longest, window)
-        watch = Watch("ignore") if watch is None else watch
-        frozen = np.zeros(len(rows), bool)
-        for start in track(starts, "reading", disable=not progress or len(starts) < 2):
-            width = min(window, longest - start)
-            padded = min(round_up(width), self.context_length or NO_LIMIT, room - start)
-            token_ids, padding_mask = pad_rows([row[start : start + width] for row in rows], padded)
-            tensors = ops.convert_to_tensor(token_ids), ops.convert_to_tensor(padding_mask)
-            more = (ops.convert_to_tensor(frozen),) if frozen.any() else ()
-            found = run(*tensors, state, *more)
-            losses.append(ops.convert_to_numpy(found.losses)[:, :width])
-            scored.append(ops.convert_to_numpy(found.scored)[:, :width])
-            state, frozen = watch.after(found.diverged, found.state, state, frozen)
-        return (np.concatenate(losses, axis=1), np.concatenate(scored, axis=1)), state
-
-    def _check_context(self, rows, state, more: int = 0) -> int:
-        """Tokens that the state's context has room for, if these rows can go on from it."""
-        context = split_state(state)[-1]
-        if not context or not self.body.rows_together:
-            return NO_LIMIT
-        position = ops.convert_to_numpy(context["position"])
-        lengths = {row.size for row in rows}
-        if len(lengths) > 1 or (position != position[0]).any():
-            raise ValueError(
-                "The state carries the context of a body whose rows advance together, but they are "
-                f"to read {sorted(lengths)} tokens after {position.tolist()}; give rows of one "
-                "length, or call the model row by row."
-            )
-        room = self.body.room(context)
-        needed = max(lengths, default=0) + more
-        if needed > room:
-            raise ValueError(
-                f"The state's context has room for {room} more tokens, not for {needed}; use "
-                "initial_state(..., context_length=N) with a larger N, or begin a new context by "
-                f"leaving out the state's {CONTEXT!r} entries."
-            )
-        return room
-
-    def _compiled(self, function: Callable, **settings) -> Compiled:
-        """`function(lm, *tensors, **settings)` compiled, at its first use."""
-        key = (function, *sorted(settings.items()))
-        if key not in self._functions:
-            self._functions[key] = Compiled(self, functools.partial(function, self, **settings))
-        return self._functions[key]
-
-
-class Advanced(NamedTuple):
-    """What `advance` found.
-
-    Attributes:
-        losses: float32 tensor [B, T] in nats.
-        scored: bool tensor [B, T], where there is one.
-        diverged: bool tensor [B], rows whose fast weights predicted worse than the trained ones
-            (see `diverged_rows`).
-        state: the state after the last tokens.
-    """
-
-    losses: Tensor
-    scored: Tensor
-    diverged: Tensor
-    state: dict
-
-
-def advance(
-    lm,
-    token_ids: Tensor,
-    padding_mask: Tensor,
-    state: dict,
-    frozen: Tensor | None = None,
-    *,
-    mode: str = "adapt",
-) -> Advanced:
-    """Read tokens, each predicted from the features of the one before it.
-
-    The features of the last token are kept in the state without a label: to pass them with
-    weight 0 now, and with their label later, would count them twice.
-
-    Args:
-        lm: FWLCausalLM.
-        token_ids: int tensor [B, T].
-        padding_mask: bool tensor [B, T], True up to a row's length, False behind it.
-        state: the model's state.
-        frozen: bool tensor [B], rows that with `mode="adapt"` are predicted with the state's
-            weights and take no steps; None for no row.
-        mode: `"adapt"` predicts with the fast weights, which learn; `"frozen"` takes no steps,
-            and predicts nothing; `"trained"` predicts with the trained weights, without steps.
-    """
-    block_state, pending, pending_valid, context = split_state(state)
-    if context:
-        features, context = lm.body.advance(token_ids, padding_mask, context)
-    else:
-        features = lm.body.features(token_ids, padding_mask, training=False)
-    x = ops.concatenate([ops.cast(pending[:, None], features.dtype), features[:, :-1]], axis=1)
-    scored = ops.concatenate(
-        [ops.logical_and(padding_mask[:, :1], pending_valid[:, None]), padding_mask[:, 1:]], axis=1
-    )
-    diverged = ops.zeros_like(pending_valid)
-    if mode == "adapt":
-        losses, block_state = _adapt(lm, x, token_ids, scored, block_state, frozen)
-        if lm.block.use_fast_weights:
-            diverged = lm.diverged(x, token_ids, scored, losses)
-    elif mode == "trained":
-        losses = lm.trained_loss(x, token_ids, scored)
-        losses = ops.where(scored, losses, ops.zeros_like(losses))
-    else:
-        losses, scored = ops.zeros_like(token_ids, "float32"), ops.zeros_like(scored)
-    pending, pending_valid = _keep_last(features, padding_mask, pending, pending_valid)
-    return Advanced(
-        losses, scored, diverged, join_state(block_state, pending, pending_valid, context)
-    )
-
-
-def _adapt(lm, x, labels, scored, state, frozen):
-    """Losses [B, T] with the fast weights, and the block's state."""
-    learns = scored if frozen is None else ops.logical_and(scored, ops.logical_not(frozen[:, None]))
-    losses, new_state = lm.block(
-        x, labels, state=state, x_mask=learns, return_state=True, output="loss"
-    )
-    losses = losses["loss"]
-    if frozen is None:
-        return losses, new_state
-    kept = ops.logical_and(scored, frozen[:, None])
-    features = lm.block(x, state=state, x_mask=kept, output="features")
-    without_steps = lm.block.unembedding.cross_entropy(features, labels)
-    return ops.where(kept, without_steps, losses), new_state
-
-
-def _keep_last(features, padding_mask, pending, pending_valid):
-    """Each row's features of its last token, or those it had where it has no token."""
-    lengths = ops.sum(ops.cast(padding_mask, "int32"), axis=1)
-    last = ops.maximum(lengths - 1, 0)[:, None, None]
-    newest = ops.cast(ops.take_along_axis(features, last, axis=1)[:, 0], "float32")
-    has_tokens = lengths > 0
-    pending = ops.where(has_tokens[:, None], newest, pending)
-    return pending, ops.logical_or(pending_valid, has_tokens)

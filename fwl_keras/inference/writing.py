@@ -1,22 +1,26 @@
-"""Writing on from a prompt."""
+"""Writing on from a prompt: the methods of a model."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 from keras import ops
 
-from fwl_keras._arguments import is_int, require_bools, require_count, require_int
+from fwl_keras._arguments import require_bools, require_count
 from fwl_keras.inference.beam_search import beam_search
-from fwl_keras.inference.divergence import Watch
-from fwl_keras.inference.reading import Streaming
-from fwl_keras.inference.samplers import get_sampler, sampling_of
+from fwl_keras.inference.padding import pad_rows
+from fwl_keras.inference.reading import Reader
+from fwl_keras.inference.samplers import searches
 from fwl_keras.inference.writing_loop import Generation
+from fwl_keras.inference.writing_settings import writing_settings
 
-_SEEDS = 2**32
 
+class Writer(Reader):
+    """The part of FWLCausalLM that writes. Mixed into `keras.Model`.
 
-class Generating(Streaming):
-    """The part of FWLCausalLM that writes. Mixed into `keras.Model`."""
+    Attributes:
+        sampler: a KerasHub sampler or its name, see `compile`.
+    """
+
+    sampler: object
 
     def generate(
         self,
@@ -35,8 +39,8 @@ class Generating(Streaming):
         """Continue prompts; the fast weights adapt to the prompts and to what is written.
 
         The sampler is the one given to `compile`: a KerasHub sampler, greedy, top-k, top-p,
-        random or beam search, or its name. Texts longer than `context_length` go on in a new
-        context of the body, with what was before in the fast weights.
+        random or beam search, or its name, or one of your own. Texts longer than `context_length`
+        go on in a new context of the backbone, with what was before in the fast weights.
 
         Args:
             prompts: as `inputs` of `read`. With a state that has read something a prompt may be
@@ -50,11 +54,11 @@ class Generating(Streaming):
                 the pieces of `stream` are when they are joined.
             seed: row i's t-th token is drawn with the key (seed, i, t), or, with one int per row,
                 (seed[i], 0, t), whatever the other rows are. None: the sampler's seed, else a
-                random one.
+                random one. A sampler of your own draws by itself: only None.
             adapt_while_generating: False keeps the fast weights as they are after the prompt.
             on_divergence: as for `read`, of the prompts.
-            use_cache: False computes the body's features of all tokens again for every new one,
-                as bodies without a cache need it.
+            use_cache: False computes the backbone's features of all tokens again for every new
+                one, as backbones without a cache need it.
             return_state: whether to return the state after the last tokens, too.
 
         Returns:
@@ -73,27 +77,25 @@ class Generating(Streaming):
             >>> lm.compile(sampler="top_p")
             >>> lm.generate("def main(", max_length=100, seed=1)
         """
-        given, ids, state, settings = self._generation_arguments(
+        given, ids, state, settings = self._prepared(
             prompts,
-            max_length,
             state,
-            stop_token_ids,
-            seed,
-            adapt_while_generating,
-            on_divergence,
-            use_cache,
+            max_length=max_length,
+            stop_token_ids=stop_token_ids,
+            seed=seed,
+            adapt_while_generating=adapt_while_generating,
+            on_divergence=on_divergence,
+            use_cache=use_cache,
         )
         require_bools(strip_prompt=strip_prompt, return_state=return_state)
-        sampler = get_sampler(self.sampler)
-        if hasattr(sampler, "num_beams"):
-            settings.pop("seeds")
-            rows, state = beam_search(self, ids, state, sampler=sampler, **settings)
+        if searches(settings.sampler):
+            rows, state = beam_search(self, ids, state, settings)
         else:
-            generation = Generation(self, ids, state, sampling=sampling_of(sampler), **settings)
+            generation = Generation(self, ids, state, settings)
             generation.run()
             rows, state = generation.rows, generation.state
-        settings["watch"].report()
-        result = self._present(given, ids, rows, settings["max_length"], strip_prompt)
+        settings.watch.report()
+        result = self._present(given, ids, rows, settings.max_length, strip_prompt)
         return (result, state) if return_state else result
 
     def stream(
@@ -109,7 +111,7 @@ class Generating(Streaming):
         use_cache: bool = True,
         tokens_at_once: int = 1,
     ) -> Iterator:
-        """What `generate` writes after one prompt, as it comes.
+        """Write what `generate` does after one prompt, piece by piece.
 
         Args:
             prompt: one text, or a vector of token ids.
@@ -134,23 +136,22 @@ class Generating(Streaming):
             ...     print(piece, end="", flush=True)
         """
         require_count("tokens_at_once", tokens_at_once)
-        given, ids, state, settings = self._generation_arguments(
+        given, ids, state, settings = self._prepared(
             prompt,
-            max_length,
             state,
-            stop_token_ids,
-            seed,
-            adapt_while_generating,
-            on_divergence,
-            use_cache,
+            max_length=max_length,
+            stop_token_ids=stop_token_ids,
+            seed=seed,
+            adapt_while_generating=adapt_while_generating,
+            on_divergence=on_divergence,
+            use_cache=use_cache,
         )
         if len(ids) != 1:
             raise ValueError(f"`prompt` must be one text; received {len(ids)} rows.")
-        sampler = get_sampler(self.sampler)
-        if hasattr(sampler, "num_beams"):
+        if searches(settings.sampler):
             raise ValueError("Beam search cannot be streamed: compile with another `sampler`.")
-        generation = Generation(self, ids, state, sampling=sampling_of(sampler), **settings)
-        settings["watch"].report()
+        generation = Generation(self, ids, state, settings)
+        settings.watch.report()
         return self._pieces(generation, given.is_text, ids[0], tokens_at_once)
 
     def _pieces(self, generation, is_text, prompt, tokens_at_once):
@@ -171,27 +172,16 @@ class Generating(Streaming):
                 yield whole[len(shown) :]
                 shown = whole
 
-    def _generation_arguments(
-        self, prompts, max_length, state, stop_token_ids, seed, adapt, on_divergence, use_cache
-    ):
-        """The prompts as given and as ids, the state, and the settings of a generation."""
-        require_bools(adapt_while_generating=adapt, use_cache=use_cache)
-        max_length = self._max_length(max_length)
+    def _prepared(self, prompts, state, **arguments):
+        """Return the prompts as given and as ids, the state, and the settings."""
         given = self.codec.rows(prompts, "prompts")
-        if isinstance(stop_token_ids, str) and stop_token_ids == "auto":
-            if self.preprocessor is None:
-                raise ValueError(
-                    '`stop_token_ids="auto"` needs a model with a `preprocessor`; this one has '
-                    "none. Give a tuple of ids, or None to write until `max_length`."
-                )
-            stop_token_ids = self.codec.end_token_ids
-        stop_token_ids = self._stop_token_ids(stop_token_ids)
+        settings = writing_settings(self, len(given.ids), **arguments)
         ids, state = self._rows_and_state(given, state, begin=True, name="prompts")
         begun = ops.convert_to_numpy(state["pending_valid"])
         for i, row in enumerate(ids):
-            if row.size >= max_length:
+            if row.size >= settings.max_length:
                 raise ValueError(
-                    f"`max_length`={max_length} leaves no room to write: prompt {i} has "
+                    f"`max_length`={settings.max_length} leaves no room to write: prompt {i} has "
                     f"{row.size} tokens. Give a larger one."
                 )
             if not row.size and not begun[i]:
@@ -199,71 +189,10 @@ class Generating(Streaming):
                     f"`prompts` is empty in row {i}, and its state has read nothing: there is "
                     "nothing to go on from."
                 )
-        settings = {
-            "max_length": max_length,
-            "stop_token_ids": stop_token_ids,
-            "seeds": self._seeds(seed, len(ids)),
-            "adapt": adapt and self.block.use_fast_weights,
-            "watch": Watch(on_divergence),
-            "use_cache": use_cache,
-        }
         return given, ids, state, settings
 
-    def _max_length(self, max_length):
-        if max_length is None:
-            max_length = getattr(self.preprocessor, "sequence_length", None) or self.context_length
-        require_count("max_length", max_length)
-        return int(max_length)
-
-    def _stop_token_ids(self, stop_token_ids) -> tuple[int, ...]:
-        """Ids as a sorted tuple of ints, the same for the same ids: functions are kept by it."""
-        if stop_token_ids is None:
-            return ()
-        is_tensor = ops.is_tensor(stop_token_ids)
-        ids = ops.convert_to_numpy(stop_token_ids) if is_tensor else stop_token_ids
-        ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
-        if not isinstance(ids, Sequence | Set) or not all(map(is_int, ids)):
-            raise ValueError(
-                '`stop_token_ids` must be "auto", None, or a tuple of token ids; received '
-                f"{stop_token_ids!r}."
-            )
-        size = self.block.vocab_size
-        wrong = next((one for one in ids if not 0 <= one < size), None)
-        if wrong is not None:
-            raise ValueError(
-                f"`stop_token_ids` has the id {wrong}, which is outside [0, {size}) and would "
-                "never come; give ids of this model's tokeniser."
-            )
-        return tuple(sorted({int(one) for one in ids}))
-
-    def _seeds(self, seed, rows):
-        """Keys [B, 2] of the rows' random numbers."""
-        if seed is None:
-            seed = getattr(get_sampler(self.sampler), "seed", None)
-        if seed is None:
-            seed = int(np.random.randint(_SEEDS, dtype="uint32"))
-        if is_int(seed):
-            require_int("seed", seed, 0, _SEEDS)
-            seeds = [(int(seed), row) for row in range(rows)]
-        else:
-            each = ops.convert_to_numpy(seed) if ops.is_tensor(seed) else seed
-            each = each.tolist() if isinstance(each, np.ndarray) else each
-            if not isinstance(each, Sequence) or isinstance(each, str | bytes):
-                raise ValueError(
-                    f"`seed` must be a whole number, one for each row, or None; received {seed!r}."
-                )
-            for row, one in enumerate(each):
-                require_int(f"seed[{row}]", one, 0, _SEEDS)
-            seeds = [(int(one), 0) for one in each]
-        if len(seeds) != rows:
-            raise ValueError(
-                f"`seed` must be an int, or one int for each of the {rows} rows; received "
-                f"{len(seeds)} of them."
-            )
-        return np.array(seeds, "uint32")
-
     def _present(self, given, prompts, rows, max_length, strip_prompt):
-        """Rows in the form that the prompts had, with them or without."""
+        """Return rows in the form that the prompts had, with them or without."""
         pairs = list(zip(prompts, rows, strict=True))
         if given.is_text:
             texts = [
@@ -277,9 +206,5 @@ class Generating(Streaming):
         if strip_prompt:
             rows = [row[prompt.size :] for prompt, row in pairs]
         pad = 0 if self.pad_token_id is None else self.pad_token_id
-        token_ids = np.full((len(rows), max_length), pad, "int32")
-        padding_mask = np.zeros((len(rows), max_length), bool)
-        for i, row in enumerate(rows):
-            token_ids[i, : row.size] = row
-            padding_mask[i, : row.size] = True
+        token_ids, padding_mask = pad_rows(rows, max_length, pad)
         return {"token_ids": token_ids, "padding_mask": padding_mask}

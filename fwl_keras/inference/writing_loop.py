@@ -1,35 +1,29 @@
-"""Generation: one token after the other, the fast weights adapting to what is written."""
+"""Writing one token after the other, the fast weights adapting to what is written."""
 
 import numpy as np
 from keras import ops
 
-from fwl_keras.inference.divergence import Watch
 from fwl_keras.inference.padding import pad_rows, round_up
-from fwl_keras.inference.samplers import Sampling
+from fwl_keras.inference.reading_loop import read_rows, room_for
+from fwl_keras.inference.samplers import CustomSampling, Sampling, sampling_of
 from fwl_keras.inference.state import join_state, split_state
-from fwl_keras.ops import random_uniform, sample_tokens
+from fwl_keras.inference.writing_settings import WritingSettings
 from fwl_keras.ops._types import Tensor
 
 
 class Generation:
     """One call of `generate`, which can be run a few tokens at a time.
 
-    The body reads in windows of `lm.context_length` tokens, counted from the beginning of the
+    The backbone reads in windows of `lm.context_length` tokens, counted from the beginning of the
     prompts, as `score` does: where one is full it starts a new context. What fills whole windows
     of its own is read before; then all rows are at the same place of their windows, as the
-    key/value caches of KerasHub's bodies need: a row with a longer prompt waits for the others.
+    key/value caches of KerasHub's backbones need: a row with a longer prompt waits for the others.
 
     Args:
         lm: FWLCausalLM.
         prompts: int32 arrays [T_i].
         state: state before the prompts.
-        max_length: tokens of every row at the end, those of the prompt included.
-        sampling: how tokens are drawn.
-        stop_token_ids: ids that end a row.
-        seeds: int array [B, 2], the keys of the rows' random numbers.
-        adapt: whether the fast weights learn from what is written.
-        watch: what becomes of rows whose fast weights diverge on their prompts.
-        use_cache: whether to use the body's cache.
+        settings: what the call of `generate` asks for.
 
     Raises:
         ValueError: from `run`, if logits are not finite.
@@ -40,27 +34,22 @@ class Generation:
         lm,
         prompts: list[np.ndarray],
         state: dict,
-        *,
-        max_length: int,
-        sampling: Sampling,
-        stop_token_ids: tuple[int, ...],
-        seeds: np.ndarray,
-        adapt: bool,
-        watch: Watch,
-        use_cache: bool,
+        settings: WritingSettings,
     ):
         self._lm = lm
-        self._watch = watch
+        self._sampling = sampling_of(settings.sampler)
+        self._watch = settings.watch
         self._carries = bool(split_state(state)[-1])
         window = None if self._carries else lm.context_length
+        max_length = settings.max_length
         if self._carries:
             more = [max_length - row.size for row in prompts]
-            lm._check_context(prompts, state, more=max(more))
+            room_for(lm, prompts, state, more=max(more))
         read = [0 if window is None else row.size // window * window for row in prompts]
         self._read = [row[:n] for row, n in zip(prompts, read, strict=True)]
         rest = [row[n:] for row, n in zip(prompts, read, strict=True)]
         if any(read):
-            _, state = lm._read_rows(self._read, state, watch=watch)
+            _, state = read_rows(lm, self._read, state, watch=self._watch)
 
         self._lengths = np.array([row.size for row in rest])
         limits = max_length - np.array(read)
@@ -69,18 +58,20 @@ class Generation:
         width = round_up(self._end)
         if window is not None:
             width = -(-width // window) * window
-        offset = self._begin_context(rest, state, window or width, use_cache)
+        offset = self._begin_context(rest, state, window or width, settings.use_cache)
         numbers = {"offset": offset, "lengths": self._lengths, "limits": limits}
         self._places = {n: ops.convert_to_tensor(value, "int32") for n, value in numbers.items()}
-        self._seeds = ops.convert_to_tensor(seeds.astype("uint32"))
+        self._randomness = ops.convert_to_tensor(settings.seeds.astype("uint32"))
+        if isinstance(self._sampling, CustomSampling):
+            self._randomness = self._sampling.randomness
         self._tokens = ops.convert_to_tensor(pad_rows(rest, width)[0])
         self._written = ops.zeros((len(prompts),), "int32")
         self._done = ops.zeros((len(prompts),), "bool")
-        self._run = lm._compiled(
+        self._run = lm.functions(
             write_tokens,
-            draw=sampling,
-            stop_token_ids=stop_token_ids,
-            adapt=adapt,
+            sampling=self._sampling,
+            stop_token_ids=settings.stop_token_ids,
+            adapt=settings.adapt,
             window=window,
         )
 
@@ -114,11 +105,14 @@ class Generation:
             "index": ops.convert_to_tensor(self._index, "int32"),
             "until": ops.convert_to_tensor(until, "int32"),
         }
-        self._tokens, self._written, self._done, self._finite, self._state = self._run(
-            places, self._seeds, self._tokens, self._written, self._done, self._state
+        found = self._run(
+            places, self._randomness, self._tokens, self._written, self._done, self._state
         )
+        self._tokens, self._written, self._done, finite, self._state, self._randomness = found
+        if isinstance(self._sampling, CustomSampling):
+            self._sampling.keep(self._randomness)
         self._index = until
-        require_finite(ops.convert_to_numpy(self._finite))
+        require_finite(ops.convert_to_numpy(finite))
 
     def _begin_context(self, prompts, state, length, use_cache):
         """Read what is left of the prompts, with a cache if there is one; return its offset."""
@@ -132,7 +126,7 @@ class Generation:
         if self._lengths.any():
             room = lm.body.room(context) if context else None
             room = length if room is None else room
-            _, state = lm._read_windows(prompts, state, room, watch=self._watch)
+            _, state = read_rows(lm, prompts, state, watch=self._watch, room=room)
         self._state = state
         return offset
 
@@ -150,57 +144,50 @@ def require_finite(rows: np.ndarray) -> None:
 def write_tokens(
     lm,
     places: dict,
-    seeds: Tensor,
+    randomness: Tensor | list,
     tokens: Tensor,
     written: Tensor,
     done: Tensor,
     state: dict,
     *,
-    draw: Sampling,
+    sampling: Sampling | CustomSampling,
     stop_token_ids: tuple[int, ...],
     adapt: bool,
     window: int | None,
 ) -> tuple:
-    """The loop of generation.
+    """Write tokens until all rows are done.
 
     Args:
         lm: FWLCausalLM.
         places: int32 tensors: `index`, the first place to write, and `until`, where to stop;
             `offset`, tokens in the carried context before; `lengths` [B] of the prompts; and
             `limits` [B], places that a row may fill.
-        seeds: uint32 tensor [B, 2].
+        randomness: what `sampling.draw` takes of it for the first token.
         tokens: int32 tensor [B, N], the prompts in it.
         written: int32 tensor [B], tokens written so far.
         done: bool tensor [B].
         state: the model's state, at the end of each row; with a context where there is a cache.
-        draw: how tokens are drawn.
+        sampling: how tokens are drawn.
         stop_token_ids: ids that end a row.
         adapt: whether the fast weights learn from what is written.
-        window: tokens after which the body begins a new context, or None for never.
+        window: tokens after which the backbone begins a new context, or None for never.
 
     Returns:
         `tokens`, `written` and `done` after the loop; bool [B], where all logits that a token was
-        drawn from were finite; and `state`.
+        drawn from were finite; `state`, and `randomness`.
     """
     finite = ops.ones_like(done)
     columns = ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
 
-    def go_on(index, tokens, written, done, finite, state):
+    def go_on(index, tokens, written, done, finite, state, randomness):
         return ops.logical_and(index < places["until"], ops.logical_not(ops.all(done)))
 
-    def write(index, tokens, written, done, finite, state):
+    def write(index, tokens, written, done, finite, state, randomness):
         active = ops.logical_not(ops.logical_or(index < places["lengths"], done))
         logits = next_logits(lm, state)
         fine = ops.all(ops.isfinite(logits), axis=-1)
         finite = ops.logical_and(finite, ops.logical_or(fine, ops.logical_not(active)))
-        token = sample_tokens(
-            logits,
-            random_uniform(seeds[:, 0], seeds[:, 1], written),
-            temperature=draw.temperature,
-            top_k=draw.top_k,
-            top_p=draw.top_p,
-            most=draw.most,
-        )
+        token, randomness = sampling.draw(logits, written, randomness)
         token = ops.where(active, token, ops.take(tokens, index, axis=1))
         tokens = ops.where(columns == index, token[:, None], tokens)
         state = read_token(
@@ -210,16 +197,17 @@ def write_tokens(
         for stop in stop_token_ids:
             ended = ops.logical_or(ended, ops.equal(token, stop))
         done = ops.logical_or(done, ops.logical_and(active, ended))
-        return index + 1, tokens, written + ops.cast(active, "int32"), done, finite, state
+        written = written + ops.cast(active, "int32")
+        return index + 1, tokens, written, done, finite, state, randomness
 
     _, *result = ops.while_loop(
-        go_on, write, (places["index"], tokens, written, done, finite, state)
+        go_on, write, (places["index"], tokens, written, done, finite, state, randomness)
     )
     return tuple(result)
 
 
 def next_logits(lm, state: dict) -> Tensor:
-    """Logits float32 [B, V] of the next token, with the state's weights; no step is taken."""
+    """Return logits float32 [B, V] of the next token, by the state's weights; no step is taken."""
     block_state, pending, _, _ = split_state(state)
     logits = lm.block(pending[:, None], state=block_state)
     return ops.cast(logits[:, 0], "float32")
@@ -236,18 +224,18 @@ def read_token(
     offset: int | Tensor = 0,
     window: int | None = None,
 ) -> dict:
-    """The state after one more token of the active rows.
+    """Return the state after one more token of the active rows.
 
     Args:
         lm: FWLCausalLM.
-        tokens: int32 tensor [B, N], the texts since a context of the body began or was carried
+        tokens: int32 tensor [B, N], the texts since a context of the backbone began or was carried
             on; with a window N is a multiple of it.
         index: int32 scalar, the token's place in them, the same in all rows.
         active: bool tensor [B], rows that read it.
-        state: the model's state, with a context where the body's cache is used.
+        state: the model's state, with a context where the backbone's cache is used.
         adapt: whether the fast weights take a step.
         offset: int32 scalar, tokens in the carried context before them.
-        window: tokens after which the body begins a new context, or None for never.
+        window: tokens after which the backbone begins a new context, or None for never.
     """
     block_state, pending, valid, context = split_state(state)
     token = ops.take(tokens, index, axis=1)

@@ -21,7 +21,7 @@ def require_backend() -> None:
 
 
 def concrete(x):
-    """`x` as a NumPy array where its values are known now, None inside a traced function."""
+    """Return `x` as a NumPy array where its values are known now, None inside a traced function."""
     if x is None or isinstance(x, keras.KerasTensor):
         return None
     if keras.backend.backend() == "tensorflow" and not hasattr(x, "numpy"):
@@ -60,7 +60,7 @@ def check_matches(name: str, value, x, rank: int = 2) -> None:
 
 
 def integer_labels(labels, x, vocab_size: int):
-    """Labels as integer ids [B, T]: ids as they are, one-hot rows by their position.
+    """Return labels as integer ids [B, T]: ids as they are, one-hot rows by their position.
 
     Rows that are not one-hot become -1, to be dropped or refused like any id outside [0, V).
     """
@@ -91,7 +91,7 @@ def integer_labels(labels, x, vocab_size: int):
 
 
 def clean_targets(labels, weights, exists, vocab_size: int):
-    """What the block does with labels and weights, decided once.
+    """Decide, once, what the block does with labels and weights.
 
     A label is an id in [0, V), or `IGNORE` (-100) for a position that is to predict nothing: it
     takes no step, and has no loss. Any other number is a mistake. It is refused where values are
@@ -106,11 +106,11 @@ def clean_targets(labels, weights, exists, vocab_size: int):
         vocab_size: number of ids V.
 
     Returns:
-        labels [B, T] int32, in [0, V) or -1 where they are a mistake; weights [B, T] float32, 0
+        Labels [B, T] int32, in [0, V) or -1 where they are a mistake; weights [B, T] float32, 0
         where no step is taken; and the bool tensor [B, T] of positions that have a loss.
 
     Raises:
-        ValueError: eagerly, on a label that is a mistake or a weight that is not finite.
+        ValueError: if a label is a mistake or a weight is not finite; eagerly only.
     """
     weights = ops.ones_like(labels, "float32") if weights is None else ops.cast(weights, "float32")
     ignored = ops.equal(labels, IGNORE)
@@ -140,15 +140,21 @@ def clean_targets(labels, weights, exists, vocab_size: int):
 
 
 def check_state(state, spec: dict, segment_length) -> None:
-    """Raise a ValueError unless `state` has the names and shapes of `spec`, and a sane position."""
+    """Raise a ValueError unless `state` has the names and shapes of `spec`, and a sane position.
+
+    Args:
+        state: what was given.
+        spec: dict of tensors as `FastState.spec` returns it.
+        segment_length: tokens a segment, or None.
+    """
     if not isinstance(state, dict) or set(state) != set(spec):
         received = sorted(state) if isinstance(state, dict) else type(state).__name__
         raise ValueError(
             f"`state` must be a dict with the keys {sorted(spec)} (see initial_state); received "
             f"{received}."
         )
-    for name, shape in spec.items():
-        received = tuple(state[name].shape)
+    for name, expected in spec.items():
+        shape, received = tuple(expected.shape), tuple(state[name].shape)
         fits = len(received) == len(shape) and all(
             a is None or b is None or a == b for a, b in zip(received, shape, strict=True)
         )

@@ -13,9 +13,7 @@ class FastDense(FastLayer):
     """Dense layer, `x @ kernel + bias`, that can take a gradient step per token it reads.
 
     Called by itself it is an ordinary dense layer (the slow pass). A block of fast layers drives
-    its three verbs: with step sizes eta and the sums of gradients so far as linear attention,
-
-        fast_t = x_t W - eta_W * sum_{s<t} (x_t . x_s) g_s + b - eta_b * sum_{s<t} g_s
+    its three verbs, in which the steps are linear attention: docs/mathematics.md, (11).
 
     Args:
         units: positive int, width of the output.
@@ -60,7 +58,7 @@ class FastDense(FastLayer):
         return (*x_shape[:-1], self.units)
 
     def slow(self, weights, x, *sums):
-        """The layer with `weights`, less the steps in `sums`, which are never multiplied out.
+        """Return the layer with `weights`, less the steps in `sums`, never multiplied out, (17).
 
         Args:
             weights: dict from `weights_at`, shared or one set per row.
@@ -68,7 +66,7 @@ class FastDense(FastLayer):
             *sums: dicts of gradient sums, kernel [B, D, units] and bias [B, units].
 
         Returns:
-            float32 tensor [..., units].
+            A float32 tensor [..., units].
         """
         y = self._project(x, weights["kernel"]) + weights["bias"]
         for sum_ in sums:
@@ -77,7 +75,7 @@ class FastDense(FastLayer):
         return y
 
     def gradient(self, weights, gradient, *sums):
-        """Gradient with respect to the layer's input; arguments as for `slow`, all float32.
+        """Return the gradient with respect to the layer's input, (9).
 
         Args:
             weights: dict from `weights_at`, shared or one set per row.
@@ -85,7 +83,7 @@ class FastDense(FastLayer):
             *sums: dicts of gradient sums.
 
         Returns:
-            float32 tensor [B, T, D].
+            A float32 tensor [B, T, D].
         """
         result = _project_back(gradient, weights["kernel"])
         for sum_ in sums:
@@ -93,7 +91,7 @@ class FastDense(FastLayer):
         return result
 
     def fast(self, slow_output, query, key, value, running, chunk_length):
-        """The layer at every token after one gradient step for each earlier one.
+        """Return the layer at every token after one gradient step for each earlier one, (15).
 
         Args:
             slow_output: float32 tensor [B, T, units], `slow` of the query.
@@ -104,7 +102,7 @@ class FastDense(FastLayer):
             chunk_length: int, tokens a chunk.
 
         Returns:
-            float32 tensor [B, T, units], and the dict of gradient sums with these tokens.
+            A float32 tensor [B, T, units], and the dict of gradient sums with these tokens.
         """
         running = running or {"kernel": None, "bias": None}
         steps, kernel = linear_attention(query, key, value, running["kernel"], chunk_length)
@@ -114,7 +112,7 @@ class FastDense(FastLayer):
         return output, {"kernel": kernel, "bias": bias}
 
     def _project(self, x, kernel):
-        """Matrix product in the compute dtype, result in float32."""
+        """Multiply matrices in the compute dtype; return float32."""
         x, kernel = (ops.cast(a, self.compute_dtype) for a in (x, kernel))
         return ops.cast(ops.matmul(x, kernel), "float32")
 

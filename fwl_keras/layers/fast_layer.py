@@ -13,11 +13,8 @@ from fwl_keras.saving import check_config
 class FastLayer(keras.layers.Layer):
     """Base of the layers whose weights take gradient steps while they read.
 
-    Every fast weight W has a learned positive step size and a learned decay in (0, 1), both
-    starting where their variables are zero, so that weight decay pulls towards the start:
-
-        step_size = initial_step_size * exp(step_size_gain * theta)
-        decay     = sigmoid(logit(initial_decay) + step_size_gain * phi)
+    Every fast weight has a learned positive step size and a learned decay in (0, 1), both
+    starting where their variables are zero: docs/mathematics.md, (22) and (23).
 
     Subclasses add fast weights in `build` and implement three verbs, pure functions of their
     arguments: `slow` (the layer with given weights), `gradient` (its backward pass) and `fast`
@@ -89,12 +86,12 @@ class FastLayer(keras.layers.Layer):
                 )
 
     def step_size(self, name: str):
-        """Step size of the weight `name`, float32, shape () or (units,)."""
+        """Return the step size of the weight `name`, float32, shape () or (units,), (22)."""
         theta = ops.convert_to_tensor(self.step_size_variables[name])
         return self.initial_step_size * ops.exp(self.step_size_gain * theta)
 
     def decay(self, name: str):
-        """Decay of the weight `name`, float32, shape () or (units,)."""
+        """Return the decay of the weight `name`, float32, shape () or (units,), (23)."""
         phi = ops.convert_to_tensor(self.decay_variables[name])
         return ops.sigmoid(_logit(self.initial_decay) + self.step_size_gain * phi)
 
@@ -111,7 +108,7 @@ class FastLayer(keras.layers.Layer):
         _assign(self.decay_variables[name], phi)
 
     def weights_at(self, sums=None) -> dict:
-        """Weights after the steps in `sums`, float32: W - step_size * sum.
+        """Return the weights after the steps in `sums`, float32: W - step_size * sum, (16).
 
         Args:
             sums: None, or dict of gradient sums [B, *shape of the weight].
@@ -160,7 +157,7 @@ def require_decays(name: str, values) -> None:
 
 
 def _numbers(name, values):
-    """The smallest and the largest of them; NaN is both, and what is no number is as it is."""
+    """Return the smallest and the largest: NaN is both, and what is no number is as it is."""
     values = np.asarray(values)
     if not values.size:
         raise ValueError(f"`{name}` must be a number or an array of them; received none.")

@@ -13,7 +13,7 @@ class FastLayerNormalization(FastLayer):
     """Layer normalisation, `gamma * norm(x) + beta`, that can take a gradient step per token.
 
     Called by itself it is an ordinary layer normalisation over the last axis (the slow pass).
-    Statistics are float32 whatever the compute dtype.
+    Statistics are float32 whatever the compute dtype. Equations: docs/mathematics.md.
 
     Args:
         epsilon: float, added to the variance; 0 is the published code's choice.
@@ -53,7 +53,7 @@ class FastLayerNormalization(FastLayer):
         return x_shape
 
     def normalize(self, x):
-        """`x` less its mean, over its deviation, and the reciprocal of the deviation, float32."""
+        """Return `x` less its mean, over its deviation, and one over the latter, float32, (4)."""
         x = ops.cast(x, "float32")
         centered = x - ops.mean(x, axis=-1, keepdims=True)
         variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
@@ -61,20 +61,20 @@ class FastLayerNormalization(FastLayer):
         return centered * scale, scale
 
     def slow(self, weights, x):
-        """The layer with `weights`.
+        """Return the layer with `weights`, (4), and what its gradient needs.
 
         Args:
             weights: dict from `weights_at`, shared or one set per row.
             x: tensor [..., S].
 
         Returns:
-            float32 tensor [..., S], and the pair from `normalize`, which `gradient` needs.
+            A float32 tensor [..., S], and the pair from `normalize`, which `gradient` needs.
         """
         normalized, scale = self.normalize(x)
         return weights["gamma"] * normalized + weights["beta"], (normalized, scale)
 
     def gradient(self, weights, gradient, statistics):
-        """Gradient with respect to the layer's input.
+        """Return the gradient with respect to the layer's input, (8).
 
         Args:
             weights: dict from `weights_at`.
@@ -82,7 +82,7 @@ class FastLayerNormalization(FastLayer):
             statistics: the pair that `slow` returned.
 
         Returns:
-            float32 tensor [..., S].
+            A float32 tensor [..., S].
         """
         normalized, scale = statistics
         gradient = gradient * weights["gamma"]
@@ -90,7 +90,7 @@ class FastLayerNormalization(FastLayer):
         return scale * (gradient - ops.mean(gradient, axis=-1, keepdims=True) - normalized * along)
 
     def fast(self, weights, x, key, value, running, chunk_length):
-        """The layer at every token after one gradient step for each earlier one.
+        """Return the layer at every token after one gradient step for each earlier one, (15).
 
         Args:
             weights: dict from `weights_at`.
@@ -101,7 +101,7 @@ class FastLayerNormalization(FastLayer):
             chunk_length: int, tokens a chunk.
 
         Returns:
-            float32 tensor [B, T, S], and the dict of gradient sums with these tokens.
+            A float32 tensor [B, T, S], and the dict of gradient sums with these tokens.
         """
         running = running or {"gamma": None, "beta": None}
         gamma_steps, gamma = running_sum(value * key, running["gamma"], chunk_length)

@@ -18,9 +18,9 @@ from fwl_keras.layers._checks import (
 from fwl_keras.layers.fast_dense import FastDense
 from fwl_keras.layers.fast_layer import require_decays, require_step_sizes
 from fwl_keras.layers.fast_layer_normalization import FastLayerNormalization
+from fwl_keras.layers.fast_state import FAST_WEIGHTS, FastState, of_block, of_layers
 from fwl_keras.layers.squared_relu import SquaredReLU
 from fwl_keras.layers.unembedding import Unembedding
-from fwl_keras.ops import cross_entropy_gradient
 from fwl_keras.ops._shapes import ceil_div, minimum
 from fwl_keras.ops.reset_rows import select_rows
 from fwl_keras.ops.segments import (
@@ -35,16 +35,6 @@ from fwl_keras.ops.segments import (
 from fwl_keras.saving import check_config
 
 DEFAULT_CHUNK_LENGTH = 128
-
-# A fast weight's name in states and reports, and where it lives.
-FAST_WEIGHTS = {
-    "expand_kernel": ("expand", "kernel"),
-    "expand_bias": ("expand", "bias"),
-    "project_kernel": ("project", "kernel"),
-    "project_bias": ("project", "bias"),
-    "gamma": ("normalization", "gamma"),
-    "beta": ("normalization", "beta"),
-}
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -104,10 +94,10 @@ class FWLBlock(keras.layers.Layer):
         `return_state=True` a pair of that and the state.
 
     Raises:
-        ValueError: naming the argument, if one does not fit. Labels outside [0, V) other than
-            -100, and weights that are not finite, are seen eagerly; in a graph they make the loss
-            NaN, and all that the row predicts afterwards. On a Keras backend other than TensorFlow
-            and JAX.
+        ValueError: if an argument does not fit, which it names, or the Keras backend is neither
+            TensorFlow nor JAX. Labels outside [0, V) other than -100, and weights that are not
+            finite, are seen eagerly; in a graph they make the loss NaN, and all that the row
+            predicts afterwards.
 
     Example:
         >>> block = FWLBlock(size=64, vocab_size=1000)
@@ -117,8 +107,12 @@ class FWLBlock(keras.layers.Layer):
         >>> logits, state = block(x, labels, state=block.initial_state(2), return_state=True)
 
     Reference:
-        Clark et al. 2022, "Meta-Learning Fast Weight Language Models", arXiv 2212.02475.
+        Clark et al. 2022, "Meta-Learning Fast Weight Language Models", arXiv 2212.02475; the
+        equations are in docs/mathematics.md.
     """
+
+    # The rule that the fast weights follow; a subclass may have another.
+    fast_state = FastState()
 
     def __init__(
         self,
@@ -201,7 +195,8 @@ class FWLBlock(keras.layers.Layer):
         self.project = FastDense(size, name="project", **dense)
         gamma = "zeros" if residual else "ones"
         self.normalization = FastLayerNormalization(epsilon, gamma, name="normalization", **fast)
-        self.unembedding = None
+        # None until `set_unembedding` only.
+        self.unembedding: Unembedding = None  # pyright: ignore[reportAttributeAccessIssue]
         self.tied_to = None
         if isinstance(unembedding, str):
             self.tied_to = unembedding
@@ -282,7 +277,7 @@ class FWLBlock(keras.layers.Layer):
         else:
             features, slow_loss, new_state = self._adapt(x, labels, weights, exists, state)
         if return_state and new_state is None:
-            new_state = self._zero_state(ops.shape(x)[0])
+            new_state = self.fast_state.zeros(self._shapes(), ops.shape(x)[0])
 
         result = self._output(output, features, labels, has_loss, exists, slow_loss)
         return (result, new_state) if return_state else result
@@ -311,10 +306,11 @@ class FWLBlock(keras.layers.Layer):
                 'depend on the whole batch; use loss_reduction="sum".'
             )
         if state is not None:
-            check_state(state, self._state_spec(x.shape[0]), self.segment_length)
+            spec = self.fast_state.spec(self._shapes(), x.shape[0])
+            check_state(state, spec, self.segment_length)
 
     def _output(self, output, features, labels, has_loss, exists, slow_loss):
-        """What the caller asked for, zero where it does not exist."""
+        """Return what the caller asked for, zero where it does not exist."""
         if output == "loss":
             features = ops.cast(features, self.compute_dtype)
             loss = self.unembedding.cross_entropy(features, labels)
@@ -331,45 +327,45 @@ class FWLBlock(keras.layers.Layer):
         return result
 
     def _read(self, x, state):
-        """Features [B, T, S] with the state's weights W - eta * (A + R), no step taken."""
-        weights, unread = self._adapted(x, *(_split(state) if state else ()))
+        """Return features [B, T, S] with the weights of a state, no step taken, (19)."""
+        sums = self.fast_state.split(state) if state else {}
+        weights, unread = self._adapted(x, sums.get("anchor"), sums.get("running"))
         hidden = self.expand.slow(weights["expand"], x, *unread["expand"])
         hidden = self.activation.slow(hidden)
         projected = self.project.slow(weights["project"], hidden, *unread["project"])
         return self._skip(x, self.normalization.slow(weights["normalization"], projected)[0])
 
     def _skip(self, x, normalized):
-        """The features after the normalisation, float32."""
+        """Return the features after the normalisation, float32."""
         return normalized + ops.cast(x, "float32") if self.residual else normalized
 
     def _can_unroll(self, total):
         return total is not None and can_unroll(ceil_div(total, self.segment_length or total))
 
     def _adapt_aligned(self, x, labels, weights, exists):
-        """All rows at the start of a segment: without holes segments are slices."""
+        """Read rows that are all at the start of a segment: without holes segments are slices."""
         batch, total = ops.shape(x)[0], x.shape[1]
         length = self.segment_length or total
         chunk = self._chunk_length(total)
-        existing = None
+        order = back = existing = None
         if exists is not None:
             order, back, existing = close_holes(exists)
             x, labels, weights = (gather_rows(a, order) for a in (x, labels, weights))
-        state = anchor = None
-        results = []
+        sums, state, results = {}, {}, []
         for start in range(0, total, length):
             part = slice(start, start + length)
             piece = x[:, part], labels[:, part], weights[:, part]
             # All that was read before is in the anchor: no running sums to carry in, or to read.
-            features, slow_loss, running = self._segment(*piece, (anchor, None), chunk)
+            features, slow_loss, sums = self._segment(*piece, {**sums, "running": None}, chunk)
             results.append((features, slow_loss))
             width = min(length, total - start)
             if existing is None:
                 position = ops.full((batch,), width, "int32")
             else:
                 position = ops.clip(existing - start, 0, width)
-            (anchor, running), position = self._consolidate(anchor, running, position)
-            new_state = _join(anchor, running, position)
-            if state is not None and existing is not None:
+            sums, position = self._consolidate(sums, position)
+            new_state = self.fast_state.join(sums, position)
+            if state and existing is not None:
                 # A row that ended before keeps the sums of the segment that it ended in.
                 new_state = select_rows(existing > start, new_state, state)
             state = new_state
@@ -379,75 +375,64 @@ class FWLBlock(keras.layers.Layer):
         return features, slow_loss, state
 
     def _adapt(self, x, labels, weights, exists, state):
-        """Rows at places of their own, or a length not known yet: segments are gathered."""
+        """Read rows at places of their own, or of unknown length: segments are gathered."""
         batch, total = ops.shape(x)[0], ops.shape(x)[1]
         position = None if state is None else ops.cast(state["position"], "int32")
-        state = self._zero_state(batch) if state is None else state
+        state = self.fast_state.zeros(self._shapes(), batch) if state is None else state
         exists = ops.ones_like(labels, "bool") if exists is None else exists
         pieces = cut_pieces(exists, position, self.segment_length)
         chunk = self._chunk_length(total)
 
         def body(k, carry):
-            anchor, running, position, features, slow_loss = carry
+            sums, position, features, slow_loss = carry
             places, valid = take_piece(pieces, k)
             piece_x, piece_labels, piece_weights = (
                 gather_rows(a, places) for a in (x, labels, weights)
             )
             piece_weights = ops.where(valid, piece_weights, ops.zeros_like(piece_weights))
-            sums = anchor, running
-            new_features, new_loss, running = self._segment(
+            new_features, new_loss, sums = self._segment(
                 piece_x, piece_labels, piece_weights, sums, chunk
             )
             position = position + ops.sum(ops.cast(valid, "int32"), axis=1)
-            sums, position = self._consolidate(anchor, running, position)
+            sums, position = self._consolidate(sums, position)
             features = scatter_rows(features, places, valid, new_features, total)
             slow_loss = scatter_rows(slow_loss, places, valid, new_loss, total)
-            return *sums, position, features, slow_loss
+            return sums, position, features, slow_loss
 
-        anchor, running = _split(state)
         buffers = (
             ops.zeros((batch * total + 1, self.size), "float32"),
             ops.zeros((batch * total + 1,), "float32"),
         )
-        carry = anchor, running, pieces.position, *buffers
-        anchor, running, position, features, slow_loss = repeat(
-            body, carry, pieces.count, pieces.needed
-        )
+        carry = self.fast_state.split(state), pieces.position, *buffers
+        sums, position, features, slow_loss = repeat(body, carry, pieces.count, pieces.needed)
         features = ops.reshape(features[:-1], (batch, total, self.size))
         slow_loss = ops.reshape(slow_loss[:-1], (batch, total))
-        return features, slow_loss, _join(anchor, running, position)
+        return features, slow_loss, self.fast_state.join(sums, position)
 
     def _segment(self, x, labels, weights, sums, chunk):
-        """Slow pass, its gradients, and fast pass inside one segment (design, section 2).
+        """Do the slow pass, its gradients, and the fast pass inside one segment, (1) to (17).
 
         Args:
             x: tensor [B, P, D].
             labels: int32 tensor [B, P].
             weights: float32 tensor [B, P]; 0 where a token takes no step.
-            sums: pair of the anchor and the running sums, dicts of [B, ...], None for zeros.
+            sums: dict by kind of dicts of [B, ...]; where a kind is missing or None, zeros.
             chunk: tokens a chunk.
 
         Returns:
-            Features [B, P, S], slow loss [B, P], and the running sums with these tokens.
+            Features [B, P, S], slow loss [B, P], and the sums with these tokens.
         """
-        anchor, running = sums
-        w, unread = self._adapted(x, *(() if anchor is None else (anchor,)))
+        w, unread = self._adapted(x, sums.get("anchor"))
         at_expand, at_project = unread["expand"], unread["project"]
+        running = of_layers(sums.get("running"))
 
         a1 = self.expand.slow(w["expand"], x, *at_expand)
         r = self.activation.slow(a1)
         a2 = self.project.slow(w["project"], r, *at_project)
         n, statistics = self.normalization.slow(w["normalization"], a2)
 
-        kernel, bias = self.unembedding.tensors()
-        gn, slow_loss = cross_entropy_gradient(
-            ops.cast(self._skip(x, n), self.compute_dtype),
-            kernel,
-            bias,
-            labels,
-            weights,
-            soft_cap=self.unembedding.soft_cap,
-        )
+        features = ops.cast(self._skip(x, n), self.compute_dtype)
+        gn, slow_loss = self.inner_gradient(features, labels, weights)
         g2 = self.normalization.gradient(w["normalization"], gn, statistics)
         gr = self.project.gradient(w["project"], g2, *at_project)
         g1 = self.activation.gradient(a1, gr)
@@ -461,48 +446,48 @@ class FWLBlock(keras.layers.Layer):
         new = {}
         g1, g2 = safe(g1), safe(g2)
         a1, new["expand"] = self.expand.fast(
-            a1, ops.cast(x, "float32"), safe(x), g1, _part(running, "expand"), chunk
+            a1, ops.cast(x, "float32"), safe(x), g1, running["expand"], chunk
         )
         fast_r = self.activation.fast(a1)
         a2 = self.project.slow(w["project"], fast_r, *at_project)
-        a2, new["project"] = self.project.fast(
-            a2, fast_r, safe(r), g2, _part(running, "project"), chunk
-        )
+        a2, new["project"] = self.project.fast(a2, fast_r, safe(r), g2, running["project"], chunk)
         n, new["normalization"] = self.normalization.fast(
-            w["normalization"],
-            a2,
-            safe(statistics[0]),
-            gn,
-            _part(running, "normalization"),
-            chunk,
+            w["normalization"], a2, safe(statistics[0]), gn, running["normalization"], chunk
         )
-        n = self._skip(x, n)
-        return n, slow_loss, {t: new[layer][name] for t, (layer, name) in FAST_WEIGHTS.items()}
+        return self._skip(x, n), slow_loss, {**sums, "running": of_block(new)}
 
-    def _consolidate(self, anchor, running, position):
-        """End the segment of every row that is full: A <- decay * (A + R), R <- 0."""
-        anchor = anchor or {t: ops.zeros_like(r) for t, r in running.items()}
-        if self.segment_length is None:
-            return (anchor, running), ops.zeros_like(position)
-        full = ops.equal(position, self.segment_length)
-        new_anchor, new_running = {}, {}
-        for t, (layer, name) in FAST_WEIGHTS.items():
-            rows = ops.reshape(full, (-1,) + (1,) * (len(running[t].shape) - 1))
-            kept = getattr(self, layer).decay(name) * (anchor[t] + running[t])
-            new_anchor[t] = ops.where(rows, kept, anchor[t])
-            new_running[t] = ops.where(rows, ops.zeros_like(running[t]), running[t])
-        return (new_anchor, new_running), ops.where(full, 0, position)
+    def inner_gradient(self, features, labels, weights):
+        """Return the gradient that the steps follow, (7), and the loss that it is the gradient of.
+
+        A subclass may follow another one. What is predicted does not depend on it other than by
+        the steps; training learns it through them.
+
+        Args:
+            features: tensor [B, P, S] in the compute dtype, of the slow pass.
+            labels: int32 tensor [B, P].
+            weights: float32 tensor [B, P]; where it is 0 the gradient must be 0.
+
+        Returns:
+            Float32 tensors: the weighted gradient with respect to the features [B, P, S], and the
+            loss [B, P], which becomes `slow_loss`.
+        """
+        return self.unembedding.gradient(features, labels, weights)
+
+    def _consolidate(self, sums, position):
+        decays = {t: layer.decay(name) for t, (layer, name) in self._places().items()}
+        return self.fast_state.consolidate(sums, position, decays, self.segment_length)
 
     def _adapted(self, x, *sums):
-        """Each layer's weights after the steps in `sums`, and the sums that are not in them yet.
+        """Return layers' weights after the steps in `sums`, and the sums that are not in them yet.
 
         A row's adapted weights are worth forming for a segment, never for a single token: there
         the dense layers read the sums as they are.
         """
         lazy = x.shape[1] == 1
+        given = [of_layers(s) for s in sums if s is not None]
         weights, unread = {}, {}
-        for layer in ("expand", "project", "normalization"):
-            parts = [_part(s, layer) for s in sums]
+        for layer in of_layers(None):
+            parts = [g[layer] for g in given]
             unread[layer] = parts if lazy and layer != "normalization" else []
             formed = None
             if parts and not unread[layer]:
@@ -518,7 +503,7 @@ class FWLBlock(keras.layers.Layer):
         return length if self.segment_length is None else minimum(length, self.segment_length)
 
     def initial_state(self, batch_size: int) -> dict:
-        """A fresh state: nothing read yet.
+        """Return a fresh state: nothing read yet.
 
         Args:
             batch_size: number of rows B, int or integer tensor.
@@ -539,64 +524,55 @@ class FWLBlock(keras.layers.Layer):
                 "`initial_state` needs the weights' shapes: call the block on data, or "
                 "`block.build((None, None, width))`, first."
             )
-        return self._zero_state(batch_size)
+        return self.fast_state.zeros(self._shapes(), batch_size)
 
-    def _zero_state(self, batch_size):
-        return {
-            name: ops.zeros((batch_size, *shape[1:]), "int32" if name == "position" else "float32")
-            for name, shape in self._state_spec(None).items()
-        }
+    def _places(self):
+        """Return the layer that each fast weight is one of, and its name there."""
+        return {t: (getattr(self, layer), name) for t, (layer, name) in FAST_WEIGHTS.items()}
 
-    def _state_spec(self, batch_size):
-        shapes = {
-            t: tuple(getattr(self, layer).fast_weights[name].shape)
-            for t, (layer, name) in FAST_WEIGHTS.items()
-        }
-        spec = {
-            f"{kind}_{t}": (batch_size, *shape)
-            for kind in ("anchor", "running")
-            for t, shape in shapes.items()
-        }
-        return {**spec, "position": (batch_size,)}
+    def _shapes(self):
+        return {t: layer.fast_weights[name].shape for t, (layer, name) in self._places().items()}
 
     def step_sizes(self) -> dict:
-        """Step size of every fast weight as a NumPy array, by name, e.g. "expand_kernel"."""
+        """Return every fast weight's step size as a NumPy array, by name ("expand_kernel", ...)."""
         return self._learned("step_size")
 
     def decays(self) -> dict:
-        """Decay of every fast weight as a NumPy array, by name, e.g. "expand_kernel"."""
+        """Return every fast weight's decay as a NumPy array, by name ("expand_kernel", ...)."""
         return self._learned("decay")
 
     def step_size_variables(self) -> list:
-        """The variables behind `step_sizes`."""
-        places = FAST_WEIGHTS.values()
-        return [getattr(self, layer).step_size_variables[name] for layer, name in places]
+        """Return the variables behind `step_sizes`."""
+        return [layer.step_size_variables[name] for layer, name in self._places().values()]
 
     def decay_variables(self) -> list:
-        """The variables behind `decays`, which only texts longer than a segment can train."""
-        return [getattr(self, layer).decay_variables[name] for layer, name in FAST_WEIGHTS.values()]
+        """Return the variables behind `decays`; only texts longer than a segment train them."""
+        return [layer.decay_variables[name] for layer, name in self._places().values()]
 
     def _learned(self, kind):
         return {
-            t: ops.convert_to_numpy(getattr(getattr(self, layer), kind)(name))
-            for t, (layer, name) in FAST_WEIGHTS.items()
+            t: ops.convert_to_numpy(getattr(layer, kind)(name))
+            for t, (layer, name) in self._places().items()
         }
 
     def set_step_sizes(self, values: dict) -> None:
         """Assign positive step sizes by fast weight's name, e.g. {"expand_kernel": 1e-3}."""
-        places = {t: _fast_weight(t) for t in values}
-        for t, value in values.items():
-            require_step_sizes(t, value)
-        for t, (layer, name) in places.items():
-            getattr(self, layer).set_step_size(name, values[t])
+        self._set_learned(values, require_step_sizes, "set_step_size")
 
     def set_decays(self, values: dict) -> None:
         """Assign decays in (0, 1) by fast weight's name, e.g. {"expand_kernel": 0.9}."""
-        places = {t: _fast_weight(t) for t in values}
+        self._set_learned(values, require_decays, "set_decay")
+
+    def _set_learned(self, values, require, setter):
+        """Check all names and values before any is assigned."""
+        places = self._places()
         for t, value in values.items():
-            require_decays(t, value)
-        for t, (layer, name) in places.items():
-            getattr(self, layer).set_decay(name, values[t])
+            if t not in places:
+                raise ValueError(f"No fast weight is called {t!r}; there are {list(places)}.")
+            require(t, value)
+        for t, value in values.items():
+            layer, name = places[t]
+            getattr(layer, setter)(name, value)
 
     def compute_output_spec(
         self,
@@ -619,11 +595,7 @@ class FWLBlock(keras.layers.Layer):
             result = keras.KerasTensor((batch, total, width), self.compute_dtype)
         if not return_state:
             return result
-        new_state = {
-            name: keras.KerasTensor(shape, "int32" if name == "position" else "float32")
-            for name, shape in self._state_spec(batch).items()
-        }
-        return result, new_state
+        return result, self.fast_state.spec(self._shapes(), batch)
 
     def get_config(self) -> dict:
         config = super().get_config()
@@ -667,30 +639,3 @@ class FWLBlock(keras.layers.Layer):
         if isinstance(config.get("unembedding"), dict):
             config["unembedding"] = keras.saving.deserialize_keras_object(config["unembedding"])
         return cls(**config)
-
-
-def _part(sums, layer):
-    """The entries of a dict by fast weight that belong to one layer, by the layer's own names."""
-    if sums is None:
-        return None
-    return {name: sums[t] for t, (owner, name) in FAST_WEIGHTS.items() if owner == layer}
-
-
-def _split(state):
-    """A state's anchor and running sums, each by fast weight."""
-    return tuple(
-        {t: ops.cast(state[f"{kind}_{t}"], "float32") for t in FAST_WEIGHTS}
-        for kind in ("anchor", "running")
-    )
-
-
-def _join(anchor, running, position):
-    kinds = (("anchor", anchor), ("running", running))
-    state = {f"{kind}_{t}": sums[t] for kind, sums in kinds for t in FAST_WEIGHTS}
-    return {**state, "position": position}
-
-
-def _fast_weight(name):
-    if name not in FAST_WEIGHTS:
-        raise ValueError(f"No fast weight is called {name!r}; there are {list(FAST_WEIGHTS)}.")
-    return FAST_WEIGHTS[name]

@@ -34,7 +34,7 @@ class SquaredReLU(keras.layers.Layer):
     slow = fast = call
 
     def gradient(self, x, gradient):
-        """Gradient with respect to `x`, given the one with respect to the output."""
+        """Return the gradient with respect to `x`, given the one with respect to the output."""
         return 2.0 * ops.relu(x) * gradient
 
     def compute_output_shape(self, x_shape):

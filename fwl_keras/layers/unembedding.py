@@ -1,10 +1,13 @@
 """From features to logits: the softmax's matrix, created or borrowed."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from fwl_keras._arguments import require_bool, require_count
-from fwl_keras.ops import cross_entropy
+from fwl_keras.ops import cross_entropy, cross_entropy_gradient
+from fwl_keras.ops._types import Tensor
 from fwl_keras.saving import check_config
 
 
@@ -50,7 +53,7 @@ class Unembedding(keras.layers.Layer):
         self.vocab_size = vocab_size
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.layer = layer
+        self.layer: Any = layer
         if layer is not None:
             self._check(layer)
 
@@ -125,18 +128,33 @@ class Unembedding(keras.layers.Layer):
         """The logits' limit, a given embedding's `logit_soft_cap`, or None."""
         return getattr(self.layer, "logit_soft_cap", None)
 
-    def tensors(self):
-        """Kernel [S, V] and bias [V] (or None) as plain tensors, for custom gradients."""
-        return tuple(None if v is None else ops.copy(v) for v in (self.kernel, self.bias))
+    def tensors(self) -> tuple[Tensor, Tensor | None]:
+        """Return kernel [S, V] and bias [V] (or None) as plain tensors, for custom gradients."""
+        bias = self.bias
+        return ops.copy(self.kernel), None if bias is None else ops.copy(bias)
 
     def cross_entropy(self, features, labels):
-        """Losses float32 [...] in nats of labels [...], without ever holding all logits.
+        """Return losses float32 [...] in nats of labels [...], without ever holding all logits.
 
         Args:
             features: tensor [..., S] in the compute dtype.
             labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
         """
         return cross_entropy(features, *self.tensors(), labels, soft_cap=self.soft_cap)
+
+    def gradient(self, features, labels, weights):
+        """Return the gradient of the weighted losses with respect to `features`, and the losses.
+
+        Args:
+            features: tensor [..., S] in the compute dtype.
+            labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
+            weights: float32 tensor [...]; where it is 0 the gradient is 0.
+
+        Returns:
+            Float32 tensors [..., S] and [...], the latter in nats and unweighted.
+        """
+        arguments = features, *self.tensors(), labels, weights
+        return cross_entropy_gradient(*arguments, soft_cap=self.soft_cap)
 
     def call(self, features):
         kernel, bias = (
@@ -175,7 +193,7 @@ class Unembedding(keras.layers.Layer):
 
 
 def _require_floats(layer):
-    """A quantized matrix would be taken without its scale."""
+    """Raise a ValueError on a quantized matrix: it would be taken without its scale."""
     mode = getattr(layer, "quantization_mode", None)
     if mode is not None:
         raise ValueError(

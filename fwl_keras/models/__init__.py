@@ -2,7 +2,7 @@
 
 import importlib
 
-from fwl_keras.backbones.recurrent_backbone import RecurrentBackbone
+import fwl_keras.backbones  # noqa: F401  (registers RecurrentBackbone)
 from fwl_keras.inference.texts import TextPreprocessor
 from fwl_keras.models.fwl_causal_lm import FWLCausalLM
 from fwl_keras.models.keras_hub_stand_in import KerasHubStandIn  # noqa: F401  (registers it)
@@ -19,7 +19,6 @@ __all__ = [
     "FWLCausalLM",
     "KerasHubFWLCausalLM",
     "Perplexity",
-    "RecurrentBackbone",
     "TextPreprocessor",
     "from_causal_lm",
     "from_preset",
@@ -27,10 +26,11 @@ __all__ = [
 
 
 def __getattr__(name: str):
+    """Import what needs KerasHub when it is first asked for."""
     if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"Module {__name__!r} has no attribute {name!r}.")
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

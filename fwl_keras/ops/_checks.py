@@ -67,7 +67,7 @@ def require_length(name: str, value) -> None:
 
 
 def _shape(tensor):
-    """The shape as a tuple, sizes that are not known None; None where the rank is not known."""
+    """Return the shape as a tuple, unknown sizes None; None where the rank is not known."""
     shape = getattr(tensor, "shape", None)
     shape = np.shape(tensor) if shape is None else shape
     return None if getattr(shape, "rank", 0) is None else tuple(shape)

@@ -4,17 +4,17 @@ from keras import ops
 
 
 def ceil_div(numerator, denominator):
-    """Smallest integer not below `numerator / denominator`; ints or integer tensors."""
+    """Return the smallest integer not below `numerator / denominator`, an int or a tensor."""
     return (numerator + denominator - 1) // denominator
 
 
 def minimum(a, b):
-    """Smaller of two lengths: an int when both are, else an integer tensor."""
+    """Return the smaller of two lengths: an int when both are, else an integer tensor."""
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else ops.minimum(a, b)
 
 
 def maximum(a, b):
-    """Larger of two lengths: an int when both are, else an integer tensor."""
+    """Return the larger of two lengths: an int when both are, else an integer tensor."""
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else ops.maximum(a, b)
 
 
@@ -28,13 +28,13 @@ def split_chunks(x, count, length):
 
 
 def join_chunks(x, total):
-    """Inverse of `split_chunks`: [B, count, length, E] back to [B, total, E]."""
+    """Undo `split_chunks`: [B, count, length, E] back to [B, total, E]."""
     batch, count, length, width = ops.shape(x)
     return ops.reshape(x, (batch, count * length, width))[:, :total]
 
 
 def exclusive_prefix(totals, initial):
-    """Sum of everything before each entry of axis 1, starting from `initial` (or zero).
+    """Sum up everything before each entry of axis 1, starting from `initial` (or zero).
 
     Args:
         totals: tensor [B, N, ...].

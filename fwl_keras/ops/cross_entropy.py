@@ -3,13 +3,8 @@
 A language model's logits [tokens, V] are by far its largest tensor. Here they exist for one block
 of tokens at a time, in the forward pass and again in the backward pass; labels stay integers.
 
-With a = features @ kernel + bias, z = a or, with a soft cap, z = cap * tanh(a / cap),
-p = softmax(z), s = dz/da and l = -log p[label]:
-
-    nll       = l
-    gradient  = dl/dfeatures, weighted: weights * ((p * s) @ kernel^T - s[label] * kernel[:, label])
-
-Both are differentiable once (the second is itself a gradient: DESIGN "second order").
+Equations (5) to (7) of docs/mathematics.md. Loss and gradient are differentiable once, the gradient
+by (24): training goes through the steps that follow it.
 """
 
 import numpy as np
@@ -29,7 +24,7 @@ def cross_entropy(
     block_length: int | None = None,
     soft_cap: float | None = None,
 ) -> Tensor:
-    """Negative log-likelihood of integer labels, in nats.
+    """Return the negative log-likelihood of integer labels, in nats, (6).
 
     Args:
         features: tensor [..., S]; logits are computed in this dtype, all else in float32.
@@ -40,7 +35,7 @@ def cross_entropy(
         soft_cap: the logits' limit, approached by a hyperbolic tangent; None: no limit.
 
     Returns:
-        float32 tensor [...].
+        A float32 tensor [...].
 
     Raises:
         ValueError: if a number is not positive, or a shape or dtype does not fit.
@@ -87,7 +82,7 @@ def cross_entropy_gradient(
     block_length: int | None = None,
     soft_cap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of the weighted cross-entropy with respect to the features, and the loss itself.
+    """Return the weighted cross-entropy's gradient with respect to the features, (7), and the loss.
 
     Args:
         features: tensor [..., S]; logits are computed in this dtype, all else in float32.
@@ -101,10 +96,10 @@ def cross_entropy_gradient(
         soft_cap: the logits' limit, approached by a hyperbolic tangent; None: no limit.
 
     Returns:
-        float32 tensors: the gradient [..., S], and the unweighted negative log-likelihood [...].
+        Float32 tensors: the gradient [..., S], and the unweighted negative log-likelihood [...].
 
     Raises:
-        ValueError: as for `cross_entropy`.
+        ValueError: if a number is not positive, or a shape or dtype does not fit.
     """
     _check(features, kernel, bias, block_length, soft_cap, labels=labels, weights=weights)
     shape, (features, labels, weights) = _flatten(features, labels, weights)
@@ -188,14 +183,14 @@ def _check(features, kernel, bias, block_length, soft_cap, **tokens):
 
 
 def _flatten(features, *arrays):
-    """Leading shape, and the arguments with one leading dimension of tokens."""
+    """Return the leading shape, and the arguments with one leading dimension of tokens."""
     shape = ops.shape(features)[:-1]
     flat = [ops.reshape(features, (-1, features.shape[-1]))]
     return shape, flat + [ops.reshape(x, (-1,)) for x in arrays]
 
 
 def _known(labels, kernel):
-    """Labels that can be looked up, and where they are what was given: ids in [0, V)."""
+    """Return labels that can be looked up, and where they are what was given: ids in [0, V)."""
     known = ops.logical_and(labels >= 0, labels < kernel.shape[1])
     return ops.where(known, labels, 0), known
 
@@ -210,13 +205,13 @@ def _logits(features, kernel, bias, soft_cap):
     return logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)
 
 
-def _slope(logits, soft_cap):
-    """Slope of the cap where it has brought about these logits, or None for 1."""
+def _slope(logits, soft_cap) -> Tensor:
+    """Return the slope of the cap where it has brought about these logits, or None for 1."""
     return None if soft_cap is None else 1.0 - ops.square(logits / soft_cap)
 
 
 def _bend(logits, soft_cap):
-    """Derivative of that slope with respect to the capped logits."""
+    """Return the derivative of that slope with respect to the capped logits."""
     return -2.0 * logits / soft_cap**2
 
 
@@ -225,7 +220,7 @@ def _times(x, slope):
 
 
 def _softmax(features, kernel, bias, soft_cap):
-    """Logits [n, V], their maximum [n], the shifted exponentials [n, V] and their sum [n]."""
+    """Return logits [n, V], their maximum [n], the shifted exponentials and their sum [n]."""
     logits = _logits(features, kernel, bias, soft_cap)
     shift = ops.max(logits, axis=-1)
     exponentials = ops.exp(logits - shift[:, None])
@@ -237,7 +232,7 @@ def _pick(logits, labels):
 
 
 def _columns(kernel, labels):
-    """The kernel's column of each label, [n, S] float32."""
+    """Return the kernel's column of each label, [n, S] float32."""
     return ops.cast(ops.transpose(ops.take(kernel, labels, axis=1)), "float32")
 
 
@@ -251,7 +246,7 @@ def _kernel_gradient(features, slope):
 
 
 def _gradients(features, kernel, bias, labels, d_features, sums, pairs, d_nll):
-    """Gradients for features, kernel and bias in their dtypes, the labels' share taken off."""
+    """Return gradients for features, kernel and bias in their dtypes, less the labels' share."""
     size = kernel.shape[1]
     at_labels = sum(scale * ops.cast(x, "float32") for scale, x in pairs)
     d_kernel = sums[0] - ops.transpose(ops.segment_sum(at_labels, labels, num_segments=size))

@@ -17,14 +17,14 @@ _FEWEST_TOKENS = 64
 
 
 def looked_at(x: Tensor) -> Tensor:
-    """The tokens [B, T, ...] of which the trained weights' losses are computed."""
+    """Return the tokens [B, T, ...] of which the trained weights' losses are computed."""
     return x[:, ::_STRIDE]
 
 
 def diverged_rows(losses: Tensor, trained: Tensor, counted: Tensor, segment_length: int) -> Tensor:
-    """Rows in which some segment was predicted worse by more than `LIMIT` nats per token.
+    """Return rows in which a segment was predicted worse by more than `LIMIT` nats per token.
 
-    Segments are counted from the first of these tokens.
+    Segments are counted from the first of these tokens: docs/mathematics.md, (25).
 
     Args:
         losses: float32 tensor [B, N] in nats, of the adapted weights for the tokens of
@@ -34,7 +34,7 @@ def diverged_rows(losses: Tensor, trained: Tensor, counted: Tensor, segment_leng
         segment_length: tokens a segment.
 
     Returns:
-        bool tensor [B].
+        A bool tensor [B].
     """
     length = max(segment_length, _FEWEST_TOKENS) // _STRIDE
     excess = ops.where(ops.isfinite(losses), losses, np.inf) - trained

@@ -2,11 +2,9 @@
 
     output_t = query_t @ state_t,    state_t = initial_state + sum_{s<t} outer(key_s, value_s)
 
-A dense layer whose kernel takes one gradient step per token, read by a later token, is this
-operator with the layer's input as query and key and the gradient of its output as value (Clark et
-al. 2022, section 3). The recurrent form is the definition, the chunked form is the parallel one
-("mixed chunk attention", Hua et al. 2022, arXiv 2202.10447), the step serves one token at a time.
-All three compute in the dtype of their arguments; fast weights pass float32.
+The recurrent form is the definition, the chunked form is the parallel one, the step serves one
+token at a time: docs/mathematics.md, (11) to (13). All three compute in the dtype of their
+arguments; fast weights pass float32.
 """
 
 from keras import ops
@@ -29,7 +27,7 @@ def linear_attention(
     initial_state: Tensor | None = None,
     chunk_length: int = 128,
 ) -> tuple[Tensor, Tensor]:
-    """Strictly causal linear attention in the form that fits the length: step or chunks.
+    """Attend, strictly causally and linearly, in the form that fits the length: step or chunks.
 
     Args:
         query: tensor [B, T, K].
@@ -47,8 +45,7 @@ def linear_attention(
     _check(query, key, value, initial_state)
     require_length("chunk_length", chunk_length)
     if query.shape[1] == 1:
-        first = [x[:, 0] for x in (query, key, value)]
-        output, state = linear_attention_step(*first, initial_state)
+        output, state = linear_attention_step(query[:, 0], key[:, 0], value[:, 0], initial_state)
         return output[:, None], state
     return linear_attention_chunked(query, key, value, initial_state, chunk_length)
 
@@ -80,7 +77,7 @@ def linear_attention_step(
 def linear_attention_recurrent(
     query: Tensor, key: Tensor, value: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Token-by-token definition; T must be known. Same arguments and results as the others."""
+    """Attend token by token, the definition; T must be known. Arguments and results as above."""
     _check(query, key, value, initial_state)
     state = initial_state
     outputs = []
@@ -97,7 +94,7 @@ def linear_attention_chunked(
     initial_state: Tensor | None = None,
     chunk_length: int = 128,
 ) -> tuple[Tensor, Tensor]:
-    """Parallel form: quadratic inside a chunk, one running sum of outer products across chunks.
+    """Attend in parallel: quadratic inside a chunk, one sum of outer products across chunks, (13).
 
     Args:
         query: tensor [B, T, K]; B and T may be unknown.

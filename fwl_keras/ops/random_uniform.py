@@ -12,7 +12,7 @@ _FLOAT_BITS = 24
 
 
 def threefry_2x32(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple:
-    """The counter-based generator Threefry-2x32 with 20 rounds, element by element.
+    """Run the counter-based generator Threefry-2x32, 20 rounds, element by element.
 
     Args:
         key: two uint32 tensors that broadcast to the counter's.
@@ -37,7 +37,7 @@ def threefry_2x32(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) ->
 
 
 def random_uniform(seed: Tensor, row: Tensor, step: Tensor) -> Tensor:
-    """One number in [0, 1) for each row, the same in every batch, on every backend.
+    """Return one number in [0, 1) for each row, the same in every batch, on every backend.
 
     Args:
         seed: int tensor [B], in [0, 2**32).
@@ -45,7 +45,7 @@ def random_uniform(seed: Tensor, row: Tensor, step: Tensor) -> Tensor:
         step: int tensor [B], number of the draw.
 
     Returns:
-        float32 tensor [B], multiples of 2**-24.
+        A float32 tensor [B], multiples of 2**-24.
 
     Raises:
         ValueError: if a dtype is not an integer one.

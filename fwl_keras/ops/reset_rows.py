@@ -6,7 +6,7 @@ from fwl_keras.ops._types import Tensor
 
 
 def reset_rows(state: dict[str, Tensor], starts: Tensor) -> dict[str, Tensor]:
-    """A state with some rows fresh, which is zero.
+    """Return a state with some rows fresh, which is zero.
 
     Args:
         state: dict of tensors [B, ...].
@@ -28,7 +28,7 @@ def reset_rows(state: dict[str, Tensor], starts: Tensor) -> dict[str, Tensor]:
 def select_rows(
     rows: Tensor, state: dict[str, Tensor], other: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """A state with some rows of another one.
+    """Return a state with some rows of another one.
 
     Args:
         rows: bool tensor [B], the rows to take from `state`.
@@ -49,5 +49,5 @@ def select_rows(
 
 
 def _beside(rows, value):
-    """Rows [B] with the rank of a tensor [B, ...]."""
+    """Return rows [B] with the rank of a tensor [B, ...]."""
     return ops.reshape(rows, (-1,) + (1,) * (len(value.shape) - 1))

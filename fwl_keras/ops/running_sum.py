@@ -1,6 +1,6 @@
 """The exclusive running sum: linear attention's little sister, for biases and layer norms.
 
-output_t = initial_state + sum_{s<t} value_s
+output_t = initial_state + sum_{s<t} value_s: docs/mathematics.md, (14).
 """
 
 from keras import ops
@@ -19,7 +19,7 @@ from fwl_keras.ops._types import Tensor
 def running_sum(
     value: Tensor, initial_state: Tensor | None = None, chunk_length: int = 128
 ) -> tuple[Tensor, Tensor]:
-    """Exclusive running sum in the form that fits the length: step or chunks.
+    """Sum up what came before in the form that fits the length: step or chunks.
 
     Args:
         value: tensor [B, T, V].
@@ -41,7 +41,7 @@ def running_sum(
 
 
 def running_sum_step(value: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The sum [B, V] before this token's value [B, V], and the sum with it."""
+    """Return the sum [B, V] before this token's value [B, V], and the sum with it."""
     require_shapes(value=(value, "BV"), state=(state, "BV"))
     if state is None:
         return ops.zeros_like(value), value
@@ -51,7 +51,7 @@ def running_sum_step(value: Tensor, state: Tensor | None = None) -> tuple[Tensor
 def running_sum_recurrent(
     value: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Token-by-token definition; T must be known. Same arguments and results as the others."""
+    """Sum up token by token, the definition; T must be known. Arguments and results as above."""
     require_shapes(value=(value, "BTV"), initial_state=(initial_state, "BV"))
     state = initial_state
     outputs = []
@@ -64,7 +64,7 @@ def running_sum_recurrent(
 def running_sum_chunked(
     value: Tensor, initial_state: Tensor | None = None, chunk_length: int = 128
 ) -> tuple[Tensor, Tensor]:
-    """Parallel form: a running sum inside each chunk and one across the chunks' totals.
+    """Sum up in parallel: a running sum inside each chunk and one across the chunks' totals.
 
     Two levels keep rounding errors those of a chunk's length, not of the text's.
 

@@ -30,7 +30,7 @@ def sample_tokens(
         most: tokens that are kept at most in any row, where that is known; spares a full sort.
 
     Returns:
-        int32 tensor [B].
+        An int32 tensor [B].
 
     Raises:
         ValueError: if a shape does not fit, or a number is out of its range.
@@ -81,6 +81,6 @@ def sample_tokens(
 
 
 def _column(value, dtype):
-    """A number or a tensor [B] that broadcasts to [B, V]."""
+    """Return a number or a tensor [B] so that it broadcasts to [B, V]."""
     value = ops.cast(value, dtype)
     return value[:, None] if len(value.shape) == 1 else value

@@ -3,7 +3,7 @@
 Rows of a batch may stand at different places of their segments, and tokens may be missing
 anywhere. A call is therefore read in pieces: piece k takes from every row those of its existing
 tokens that fall into the k-th segment it touches. Pieces have one width whatever the places, so
-that a row's arithmetic does not depend on its neighbours.
+that a row's arithmetic does not depend on its neighbours: docs/mathematics.md, section 6.
 """
 
 from collections.abc import Callable
@@ -67,15 +67,15 @@ def cut_pieces(exists: Tensor, position: Tensor | None, length: int | None) -> P
 
 
 def close_holes(exists: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the existing tokens of each row go that they may stand first, in their order.
+    """Find where the existing tokens of each row go that they may stand first, in their order.
 
     Args:
         exists: bool tensor [B, T].
 
     Returns:
-        order: int32 tensor [B, T], `gather_rows(x, order)` has the existing tokens first.
-        back: int32 tensor [B, T], which `gather_rows` of that brings each to its place again.
-        existing: int32 tensor [B], number of existing tokens.
+        Int32 tensors: `order` [B, T], so that `gather_rows(x, order)` has the existing tokens
+        first; `back` [B, T], with which `gather_rows` of that brings each to its place again; and
+        the number of existing tokens [B].
     """
     order, existing = _order(exists)
     back = ops.cumsum(ops.cast(exists, "int32"), axis=1) - 1
@@ -83,7 +83,7 @@ def close_holes(exists: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _order(exists):
-    """Row by row the places of existing tokens, then the others, and the number of the former."""
+    """Return, by row, the places of existing tokens, then the others; and how many exist."""
     total = ops.shape(exists)[1]
     steps = ops.arange(total, dtype="int32")
     order = ops.argsort(ops.where(exists, steps, steps + total), axis=1)
@@ -91,15 +91,15 @@ def _order(exists):
 
 
 def take_piece(pieces: Pieces, k: int | Tensor) -> tuple[Tensor, Tensor]:
-    """Where piece k's tokens stand in the call.
+    """Find where piece k's tokens stand in the call.
 
     Args:
         pieces: the cut.
         k: index of the piece, int or integer tensor.
 
     Returns:
-        places: int32 tensor [B, width] of indices into T.
-        valid: bool tensor [B, width], which of them belong to the piece.
+        An int32 tensor [B, width] of indices into T, and a bool tensor [B, width], which of them
+        belong to the piece.
     """
     start, stop = ops.zeros_like(pieces.position), pieces.existing
     if pieces.length is not None:
@@ -112,7 +112,7 @@ def take_piece(pieces: Pieces, k: int | Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gather_rows(x: Tensor, places: Tensor) -> Tensor:
-    """x[b, places[b, i]] for x [B, T, ...] and places [B, P]: [B, P, ...]."""
+    """Return x[b, places[b, i]] for x [B, T, ...] and places [B, P]: [B, P, ...]."""
     batch, total = ops.shape(x)[0], ops.shape(x)[1]
     flat = ops.reshape(x, (batch * total, *x.shape[2:]))
     return ops.take(flat, places + _row_starts(batch, total), axis=0)
@@ -145,13 +145,13 @@ def _row_starts(batch, total):
 
 
 def can_unroll(count: int | Tensor) -> bool:
-    """Whether `count` iterations are unrolled: few, or on JAX, whose loops have no reverse mode."""
+    """Return whether `count` loops are unrolled: few, or on JAX, which has no reverse mode."""
     known = isinstance(count, int)
     return known and (count <= MAX_UNROLLED or keras.backend.backend() == "jax")
 
 
 def repeat(body: Callable, carry: tuple, count: int | Tensor, needed: int | Tensor) -> tuple:
-    """`carry = body(k, carry)` for k in range(needed), differentiable.
+    """Do `carry = body(k, carry)` for k in range(needed), differentiable.
 
     Args:
         body: what is done; where it is done although k >= needed, it leaves the carry as it is.

@@ -12,7 +12,7 @@ IGNORE = -100
 def next_token_targets(
     token_ids: Tensor, padding_mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Labels shifted by one, and the weights of the positions that have one.
+    """Return labels shifted by one, and the weights of the positions that have one.
 
     For calls whose state is thrown away. In a stream, the last token of a piece must not be passed
     with a label before its label is known: it would be counted twice.
@@ -22,8 +22,8 @@ def next_token_targets(
         padding_mask: bool or numeric tensor [B, T], nonzero where a token exists; None: all do.
 
     Returns:
-        labels: int32 tensor [B, T], labels[:, t] = token_ids[:, t + 1]; the last one is 0.
-        weights: float32 tensor [B, T], padding_mask[:, t] * padding_mask[:, t + 1]; last one 0.
+        Labels, int32 [B, T], labels[:, t] = token_ids[:, t + 1], the last one 0; and weights,
+        float32 [B, T], padding_mask[:, t] * padding_mask[:, t + 1], the last one 0.
 
     Example:
         >>> labels, weights = next_token_targets(np.array([[5, 7, 9]]))

@@ -22,8 +22,8 @@ class FollowSchedule(keras.callbacks.Callback):
     """Sets the learning rate of every step from a Keras schedule.
 
     Args:
-        schedule: Maps a step to its learning rate.
-        steps: Steps of the whole run; `fit` ends after the last.
+        schedule: maps a step to its learning rate.
+        steps: steps of the whole run; `fit` ends after the last.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class KeepRun(keras.callbacks.Callback):
     never a checkpoint whose line is missing.
 
     Args:
-        run: The run.
-        tokens_per_step: Tokens in a batch.
+        run: the run.
+        tokens_per_step: tokens in a batch.
     """
 
     def __init__(self, run: RunDirectory, tokens_per_step: int) -> None:
@@ -101,9 +101,9 @@ class ShowProgress(keras.callbacks.Callback):
     """A progress bar, and a line whenever held-out text was looked at.
 
     Args:
-        console: Where to draw.
-        steps: Steps of the whole run.
-        title: What stands before the bar.
+        console: where to draw.
+        steps: steps of the whole run.
+        title: what stands before the bar.
     """
 
     def __init__(self, console: Console, steps: int, title: str) -> None:
@@ -139,15 +139,15 @@ class ShowProgress(keras.callbacks.Callback):
             )
 
     def close(self) -> None:
-        """Takes the bar off the screen's live part; also after an interruption."""
+        """Take the bar off the screen's live part; also after an interruption."""
         self.progress.stop()
 
 
 def tensorboard_callbacks(directory: Path) -> list[keras.callbacks.Callback]:
-    """Returns what writes TensorBoard's logs: nothing where TensorFlow, which does it, is missing.
+    """Return what writes TensorBoard's logs: nothing where TensorFlow, which does it, is missing.
 
     Args:
-        directory: The logs' directory.
+        directory: the logs' directory.
     """
     if importlib.util.find_spec("tensorflow") is None:
         return []

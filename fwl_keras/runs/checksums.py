@@ -8,6 +8,8 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fwl_keras.runs.reason import reason
+
 # Of a file that is replaced again and again the last checksums are valid. The new one is written
 # before the file is moved to its place: a kill between the two leaves the old file, known as well.
 _REMEMBERED = 8
@@ -18,11 +20,11 @@ class Checksums:
     """What `checksums.json` holds.
 
     Attributes:
-        config: The values of `config.json`, empty if not known.
-        corpus: The values of `corpus.json`, empty if not known.
-        files: By a file's name the SHA-256 that it may have, as hexadecimal digits, the latest
+        config: the values of `config.json`, empty if not known.
+        corpus: the values of `corpus.json`, empty if not known.
+        files: by a file's name the SHA-256 that it may have, as hexadecimal digits, the latest
             first. Files that are not in it are taken as they are.
-        tokenizer: A copy of `tokenizer.model`, see `packed`; empty if there is none.
+        tokenizer: a copy of `tokenizer.model`, see `packed`; empty if there is none.
 
     Example:
         >>> Checksums(files={"tokenizer.model": [sha256(path)]})
@@ -35,51 +37,51 @@ class Checksums:
 
     @classmethod
     def load(cls, path: Path) -> "Checksums":
-        """Reads what `to_json` wrote; nothing where there is no file, as in older runs.
+        """Read what `to_json` wrote; nothing where there is no file, as in older runs.
 
         Args:
-            path: A file.
+            path: a file.
 
         Returns:
             The checksums.
 
         Raises:
-            ValueError: The file is damaged.
+            ValueError: if the file is damaged.
         """
         try:
             values = json.loads(path.read_text("utf-8"))
             own = values.pop("sha256")
             sums = cls(**values)
             if own != sums._own():
-                raise ValueError("its own checksum is another")
+                raise ValueError("Its own checksum is another.")
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
-                f"{path} is damaged ({error}); remove it, and the run's other files are taken as "
-                "they are"
+                f"`{path}` is damaged ({reason(error)}); remove it, and the run's other files are "
+                "taken as they are."
             ) from error
         return sums
 
     def to_json(self) -> str:
-        """Returns all of it as JSON, with a checksum of its own."""
-        return json.dumps({**self._values(), "sha256": self._own()}, indent=2) + "\n"
+        """Return all of it as JSON, with a checksum of its own."""
+        return json.dumps({**dataclasses.asdict(self), "sha256": self._own()}, indent=2) + "\n"
 
     def add(self, name: str, digest: str) -> None:
-        """Makes another checksum valid for a file, besides the last ones.
+        """Make another checksum valid for a file, besides the last ones.
 
         Args:
-            name: The file's name.
-            digest: Its SHA-256.
+            name: the file's name.
+            digest: its SHA-256.
         """
         self.files[name] = [digest, *self.files.get(name, [])][:_REMEMBERED]
 
     def damage(self, path: Path, name: str | None = None) -> str | None:
-        """Says what is wrong with a file.
+        """Say what is wrong with a file.
 
         Args:
-            path: The file.
-            name: Under which name its checksum is; None for its own.
+            path: the file.
+            name: under which name its checksum is; None for its own.
 
         Returns:
             The end of a sentence about the file; None if it is what was written.
@@ -95,36 +97,35 @@ class Checksums:
             return "is damaged: it is not what the run wrote, as its checksum shows"
         return None
 
-    def _values(self) -> dict:
-        return dataclasses.asdict(self)
-
     def _own(self) -> str:
-        return hashlib.sha256(json.dumps(self._values(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
+        ).hexdigest()
 
 
 def packed(data: bytes) -> str:
-    """Returns bytes as a string for JSON.
+    """Return bytes as a string for JSON.
 
     Args:
-        data: Any bytes.
+        data: any bytes.
     """
     return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
 
 
 def unpacked(text: str) -> bytes:
-    """Returns the bytes that `packed` was given.
+    """Return the bytes that `packed` was given.
 
     Args:
-        text: What it returned.
+        text: what it returned.
     """
     return zlib.decompress(base64.b64decode(text))
 
 
 def sha256(path: Path) -> str:
-    """Returns a file's SHA-256 in hexadecimal digits.
+    """Return a file's SHA-256 in hexadecimal digits.
 
     Args:
-        path: The file.
+        path: the file.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

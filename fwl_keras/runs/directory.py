@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from fwl_keras.files import BESIDE, new_directory, replace_file
+from fwl_keras.files import BESIDE, check_new, new_directory, replace_file
 from fwl_keras.runs.checksums import Checksums, packed, sha256, unpacked
 from fwl_keras.runs.config import RunConfig
+from fwl_keras.runs.json_files import read_json_object, strict_json
 from fwl_keras.runs.lock import locked
-from fwl_keras.runs.strict_json import strict_json
+from fwl_keras.runs.reason import reason
 
 if TYPE_CHECKING:
     from fwl_keras.models import FWLCausalLM
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 # The one value of a configuration that may be changed: what the text is, `corpus.json` checks.
 _MAY_CHANGE = ("corpus",)
 
+_PUT_BACK = "put it back, or begin a new run"
+
 
 class RunDirectory:
     """Where a run keeps its files.
 
     Args:
-        path: The run's directory.
+        path: the run's directory.
 
     Attributes:
         config: `config.json`, the configuration.
@@ -65,58 +68,54 @@ class RunDirectory:
         tokenizer: SentencePieceTokenizer,
         corpus: dict,
     ) -> "RunDirectory":
-        """Makes the directory of a new run, with all that `--resume` needs, or nothing at all.
+        """Make the directory of a new run, with all that `--resume` needs, or nothing at all.
 
         Args:
-            path: A directory that does not exist or is empty.
-            config: The run's configuration.
-            tokenizer: Its tokeniser.
-            corpus: What `corpus.json` is to hold.
+            path: a directory that does not exist or is empty.
+            config: the run's configuration.
+            tokenizer: its tokeniser.
+            corpus: what `corpus.json` is to hold.
 
         Returns:
             The run.
 
         Raises:
-            ValueError: There is something at `path` already.
+            ValueError: if there is something at `path` already.
         """
+        check_new_run(path)
         with new_directory(path) as beside:
             run = cls(beside)
             run.tokenizer.write_bytes(tokenizer.proto)
             run.corpus.write_text(json.dumps(corpus, indent=2) + "\n", "utf-8")
             run.config.write_text(config.to_json(), "utf-8")
-            sums = Checksums(dataclasses.asdict(config), corpus, tokenizer=packed(tokenizer.proto))
-            sums.add(run.tokenizer.name, sha256(run.tokenizer))
-            run.checksums.write_text(sums.to_json(), "utf-8")
+            run._remember_beginning(config, corpus, tokenizer)
         return cls(path)
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
-        """Finds a run that was begun.
+        """Find a run that was begun.
 
         Args:
-            path: Its directory.
+            path: its directory.
 
         Returns:
             The run.
 
         Raises:
-            ValueError: There is no run.
+            ValueError: if there is no run.
         """
         run = cls(path)
         if not run.config.exists() and run.checksums.exists():
-            raise ValueError(
-                f"{run.config} is missing; put it back: {run.checksums} has its values under "
-                '"config"'
-            )
+            raise ValueError(f"`{run.config}` is missing; {run._put_back('config')}.")
         if not run.config.exists():
             raise ValueError(
-                f"{str(path)!r} is not a run: it has no config.json; give the directory that "
-                "`fwl-keras train` printed"
+                f"`{path}` is not a run: it has no config.json; give the directory that "
+                "`fwl-keras train` printed."
             )
         return run
 
     def next_config(self, **changes) -> RunConfig:
-        """Returns a configuration that goes on from this run's model, with another training.
+        """Return a configuration that goes on from this run's model, with another training.
 
         Args:
             **changes: `RunConfig`'s attributes; those that are None keep the run's value.
@@ -125,13 +124,9 @@ class RunDirectory:
             The run's configuration with itself as `initial_model`.
 
         Raises:
-            ValueError: The run is not finished, or a value is out of its range.
+            ValueError: if the run is not finished, or a value is out of its range.
         """
-        if not self.finished:
-            raise ValueError(
-                f"{str(self.path)!r} is not finished; continue it with: fwl-keras train --resume "
-                f"{self.path}"
-            )
+        self.require_finished()
         given = {name: value for name, value in changes.items() if value is not None}
         # What that run began with is in its weights.
         begin = {"longer_memory": 1.0, "smaller_steps": 1.0, "trained_part": "all"}
@@ -143,23 +138,36 @@ class RunDirectory:
         """Whether the run has its final model."""
         return self.model.exists()
 
+    def require_finished(self) -> None:
+        """Raise a ValueError unless the run has its final model."""
+        if not self.finished:
+            raise ValueError(
+                f"`{self.path}` is not finished: it has no {self.model.name}; finish it with "
+                f"`{self.resume_command}`."
+            )
+
+    @property
+    def resume_command(self) -> str:
+        """What continues the run."""
+        return f"fwl-keras train --resume {self.path}"
+
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Keeps other processes from training this run; the lock ends with the process.
+        """Keep other processes from training this run; the lock ends with the process.
 
         Raises:
-            ValueError: Another one is at it.
+            ValueError: if another one is at it.
         """
         message = (
-            f"{str(self.path)!r} is being trained by another process; wait for its end, or stop it "
-            "and continue the run with --resume"
+            f"`{self.path}` is being trained by another process; wait for its end, or stop it "
+            "and continue the run with `--resume`."
         )
         return locked(self.config, message)
 
     def read_config(self) -> RunConfig:
-        """Returns the configuration, which must be the one that the run began with.
+        """Return the configuration, which must be the one that the run began with.
 
         Raises:
-            ValueError: `config.json` cannot be read or was edited.
+            ValueError: if `config.json` cannot be read or was edited.
         """
         sums = Checksums.load(self.checksums)
         try:
@@ -167,9 +175,7 @@ class RunDirectory:
         except ValueError as error:
             if not sums.config:
                 raise
-            raise ValueError(
-                f'{error}; put it back: {self.checksums} has its values under "config"'
-            ) from error
+            raise ValueError(f"{reason(error)}; {self._put_back('config')}.") from error
         if not sums.config:
             return config
         began, now = (dataclasses.asdict(one) for one in (RunConfig(**sums.config), config))
@@ -180,49 +186,48 @@ class RunDirectory:
         ]
         if changes:
             raise ValueError(
-                f"{self.config} was edited since the run began: {', '.join(changes)}; put that "
-                "back, or begin a new run"
+                f"`{self.config}` was edited since the run began: {', '.join(changes)}; put that "
+                "back, or begin a new run."
             )
         return config
 
     def read_corpus(self) -> dict:
-        """Returns what `corpus.json` holds.
+        """Return what `corpus.json` holds.
 
         Raises:
-            ValueError: It cannot be read or is not what the run wrote.
+            ValueError: if it cannot be read or is not what the run wrote.
         """
         kept = Checksums.load(self.checksums).corpus
-        way_out = "put it back, or begin a new run"
-        if kept:
-            way_out = f'put it back: {self.checksums} has its values under "corpus"'
+        way_out = self._put_back("corpus") if kept else _PUT_BACK
         values = _read_object(self.corpus, way_out)
         if kept and values != kept:
-            raise ValueError(f"{self.corpus} is not what the run wrote; {way_out}")
+            raise ValueError(f"`{self.corpus}` is not what the run wrote; {way_out}.")
         for name in ("fingerprint", "training_tokens"):
             if name not in values:
-                raise ValueError(f"{self.corpus} has no {name!r}; {way_out}")
+                raise ValueError(f"`{self.corpus}` has no {name!r}; {way_out}.")
         return values
 
     def read_tokenizer(self) -> SentencePieceTokenizer:
-        """Returns the run's tokeniser; where its file is damaged, the copy in `checksums.json`.
+        """Return the run's tokeniser; where its file is damaged, the copy in `checksums.json`.
 
         Raises:
-            ValueError: `tokenizer.model` cannot be read and there is no copy.
+            ValueError: if `tokenizer.model` cannot be read and there is no copy.
         """
-        way_out = "put it back, or begin a new run"
         sums = Checksums.load(self.checksums)
         problem = sums.damage(self.tokenizer)
         if problem is not None and sums.tokenizer:
             return SentencePieceTokenizer(unpacked(sums.tokenizer))
         if problem is not None:
-            raise ValueError(f"{self.tokenizer} {problem}; {way_out}")
+            raise ValueError(f"`{self.tokenizer}` {problem}; {_PUT_BACK}.")
         try:
             return SentencePieceTokenizer.load(self.tokenizer)
         except ValueError as error:
-            raise ValueError(f"{self.tokenizer} cannot be read: {error}; {way_out}") from error
+            raise ValueError(
+                f"`{self.tokenizer}` cannot be read: {reason(error)}; {_PUT_BACK}."
+            ) from error
 
     def repair_tokenizer(self) -> str | None:
-        """Writes `tokenizer.model` again where it is damaged; only for whoever holds the lock.
+        """Write `tokenizer.model` again where it is damaged; only for whoever holds the lock.
 
         Returns:
             A sentence about it, or None if there was nothing to do.
@@ -234,32 +239,32 @@ class RunDirectory:
         if self.tokenizer.exists():
             self.set_aside(self.tokenizer)
         replace_file(self.tokenizer, lambda path: path.write_bytes(proto))
-        return f"{self.tokenizer} {problem}; it is written again from {self.checksums.name}."
+        return f"`{self.tokenizer}` {problem}; it is written again from {self.checksums.name}."
 
     def read_evaluation(self) -> dict:
-        """Returns what `evaluation.json` holds.
+        """Return what `evaluation.json` holds.
 
         Raises:
-            ValueError: It cannot be read.
+            ValueError: if it cannot be read.
         """
         return _read_object(
-            self.evaluation, f"remove it, or write it anew with: fwl-keras evaluate {self.path}"
+            self.evaluation, f"remove it, or write it anew with `fwl-keras evaluate {self.path}`"
         )
 
     def damage(self, path: Path, name: str | None = None) -> str | None:
-        """Says what is wrong with a file of the run, see `Checksums.damage`."""
+        """Say what is wrong with a file of the run, see `Checksums.damage`."""
         return Checksums.load(self.checksums).damage(path, name)
 
     def keep_checkpoint(self, lm: "FWLCausalLM") -> None:
-        """Writes a checkpoint; the last one becomes the one before.
+        """Write a checkpoint; the last one becomes the one before.
 
         A kill leaves at least one of the two whole, at every moment.
 
         Args:
-            lm: The model, compiled.
+            lm: the model, compiled.
 
         Raises:
-            OSError: It cannot be written; nothing has changed then.
+            OSError: if it cannot be written; nothing has changed then.
         """
 
         def make_way(beside: Path) -> None:
@@ -270,35 +275,29 @@ class RunDirectory:
         replace_file(self.checkpoint, lm.save_weights, make_way, size=_size(lm))
 
     def keep_model(self, lm: "FWLCausalLM") -> None:
-        """Writes the final model.
+        """Write the final model.
 
         Args:
-            lm: The model.
+            lm: the model.
 
         Raises:
-            OSError: It cannot be written; nothing has changed then.
+            OSError: if it cannot be written; nothing has changed then.
         """
-
-        def remember(beside: Path) -> None:
-            self._remember(self.model, beside)
-
-        replace_file(self.model, lm.save, remember, size=_size(lm))
+        replace_file(
+            self.model, lm.save, lambda beside: self._remember(self.model, beside), size=_size(lm)
+        )
 
     def remember_beginning(self) -> None:
-        """Writes checksums for a run that has none, from its files as they are."""
-        if self.checksums.exists():
-            return
-        config, corpus = RunConfig.load(self.config), self.read_corpus()
-        proto = self.read_tokenizer().proto
-        sums = Checksums(dataclasses.asdict(config), corpus, tokenizer=packed(proto))
-        sums.add(self.tokenizer.name, sha256(self.tokenizer))
-        self._write_checksums(sums)
+        """Write checksums for a run that has none, from its files as they are."""
+        if not self.checksums.exists():
+            config = RunConfig.load(self.config)
+            self._remember_beginning(config, self.read_corpus(), self.read_tokenizer())
 
     def set_aside(self, path: Path) -> Path:
-        """Moves a damaged file out of the way, to a name that is free.
+        """Move a damaged file out of the way, to a name that is free.
 
         Args:
-            path: The file, or what is in its place.
+            path: the file, or what is in its place.
 
         Returns:
             Where it is now.
@@ -309,19 +308,19 @@ class RunDirectory:
         return free
 
     def remove_leftovers(self) -> None:
-        """Removes what killed processes were writing; only for whoever holds the lock."""
+        """Remove what killed processes were writing; only for whoever holds the lock."""
         for path in self.path.glob(f"{BESIDE}*"):
             path.unlink()
 
     def read_metrics(self) -> list[dict]:
-        """Returns the lines of `metrics.jsonl` that can be read; a kill may have cut off one."""
+        """Return the lines of `metrics.jsonl` that can be read; a kill may have cut off one."""
         return self._metrics()[0]
 
     def append_metrics(self, values: dict) -> None:
-        """Adds a line to `metrics.jsonl` and waits until it is on disk.
+        """Add a line to `metrics.jsonl` and wait until it is on disk.
 
         Args:
-            values: By name; numbers that are not finite are written as null.
+            values: by name; numbers that are not finite are written as null.
         """
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(strict_json(values) + "\n")
@@ -329,10 +328,10 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def rewind_metrics(self, step: int) -> Path | None:
-        """Drops the lines after `step`, which will be written again.
+        """Drop the lines after `step`, which will be written again.
 
         Args:
-            step: The last step to keep.
+            step: the last step to keep.
 
         Returns:
             Where the file is kept if lines of it could not be read, apart from a last one that a
@@ -345,7 +344,7 @@ class RunDirectory:
         return aside
 
     def _metrics(self) -> tuple[list[dict], bool]:
-        """The lines that can be read, and whether others are damaged."""
+        """Return the lines that can be read, and whether others are damaged."""
         if not self.metrics.exists():
             return [], False
         if not self.metrics.is_file():
@@ -355,6 +354,17 @@ class RunDirectory:
         if cut and lines[-1] is None:
             lines.pop()
         return [line for line in lines if line is not None], None in lines
+
+    def _put_back(self, name: str) -> str:
+        """Say what to do about a file of which there is a copy."""
+        return f'put it back: `{self.checksums}` has its values under "{name}"'
+
+    def _remember_beginning(
+        self, config: RunConfig, corpus: dict, tokenizer: SentencePieceTokenizer
+    ) -> None:
+        sums = Checksums(dataclasses.asdict(config), corpus, tokenizer=packed(tokenizer.proto))
+        sums.add(self.tokenizer.name, sha256(self.tokenizer))
+        self._write_checksums(sums)
 
     def _remember(self, path: Path, beside: Path) -> None:
         sums = Checksums.load(self.checksums)
@@ -368,14 +378,21 @@ class RunDirectory:
         replace_file(self.checksums, lambda path: path.write_text(sums.to_json(), "utf-8"))
 
 
+def check_new_run(path: str | Path) -> None:
+    """Raise a ValueError if a run at `path` would mix with files that are there.
+
+    Args:
+        path: the directory that the command was given.
+    """
+    go_on = f"continue the run in it with `--resume {path}`, or " if Path(path).is_dir() else ""
+    check_new(path, f"{go_on}give another directory to `--to`")
+
+
 def _read_object(path: Path, way_out: str) -> dict:
     try:
-        values = json.loads(path.read_text("utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError(f"it has {type(values).__name__} where an object is needed")
+        return read_json_object(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; {way_out}") from error
-    return values
+        raise ValueError(f"`{path}` cannot be read: {reason(error)}; {way_out}.") from error
 
 
 def _metrics_line(line: bytes) -> dict | None:
@@ -388,8 +405,9 @@ def _metrics_line(line: bytes) -> dict | None:
 
 
 def _size(lm: "FWLCausalLM") -> int:
-    """Bytes of a model's file, rather more than less: weights, optimizer, and HDF5's own."""
-    optimizer = getattr(lm, "optimizer", None)
-    variables = [*lm.variables, *(optimizer.variables if optimizer is not None else ())]
+    """Return a model file's bytes, rather more than less: weights, optimizer, and HDF5's own."""
+    from fwl_keras.callbacks import all_variables
+
+    variables = all_variables(lm)
     values = sum(math.prod(v.shape) * (8 if "64" in str(v.dtype) else 4) for v in variables)
     return values + 4096 * len(variables) + 65_536

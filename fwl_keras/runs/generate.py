@@ -10,100 +10,45 @@ import keras_hub
 import numpy as np
 from rich.console import Console
 
+from fwl_keras._arguments import require_count
 from fwl_keras.data import load_documents
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.load import load_run_model
-from fwl_keras.runs.progress import reading_bar, windows_of
-
-SAMPLERS = ("greedy", "random", "top_k", "top_p")
-
-_TOP_K = 40
-_TOP_P = 0.9
-_TEMPERATURE = 0.8
-
-
-def make_sampler(
-    name: str = "top_p",
-    *,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> keras_hub.samplers.Sampler:
-    """Returns a KerasHub sampler.
-
-    Args:
-        name: `"greedy"`, `"random"`, `"top_k"` or `"top_p"`.
-        temperature: Divides the logits; None for 0.8.
-        top_k: Likeliest tokens that are kept, of `"top_k"` and `"top_p"`; None for 40 and for all.
-        top_p: Probability of the likeliest tokens that are kept, of `"top_p"`; None for 0.9.
-
-    Returns:
-        The sampler.
-
-    Raises:
-        ValueError: A value is out of its range, or the sampler does not use it.
-    """
-    if name not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}; received {name!r}")
-    unused = {
-        "temperature": temperature is not None and name == "greedy",
-        "top_k": top_k is not None and name not in ("top_k", "top_p"),
-        "top_p": top_p is not None and name != "top_p",
-    }
-    for argument, is_unused in unused.items():
-        if is_unused:
-            raise ValueError(f"sampler={name!r} has no use for {argument}; leave {argument} out")
-    if temperature is not None and temperature <= 0:
-        raise ValueError(
-            f"temperature must be above 0; received temperature={temperature:g}; for the likeliest "
-            "token every time use the sampler greedy"
-        )
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1; received top_k={top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1; received top_p={top_p:g}")
-    temperature = _TEMPERATURE if temperature is None else temperature
-    samplers = keras_hub.samplers
-    if name == "greedy":
-        return samplers.GreedySampler()
-    if name == "random":
-        return samplers.RandomSampler(temperature=temperature)
-    if name == "top_k":
-        return samplers.TopKSampler(k=top_k or _TOP_K, temperature=temperature)
-    return samplers.TopPSampler(p=top_p or _TOP_P, k=top_k, temperature=temperature)
+from fwl_keras.runs.progress import windows_with_bar
+from fwl_keras.runs.samplers import make_sampler
 
 
 @dataclass
-class Writing:
+class GeneratedText:
     """A text on its way, and what there is to say about it afterwards.
 
     Iterating over it reads what is to be read first, then yields the prompt and the pieces of the
     text; once.
 
     Args:
-        path: The run's directory.
-        prompt: What the text begins with.
-        files: Files to read first, in this order.
-        passes: How often to read them.
-        max_tokens: Tokens to write at most.
-        sampler: How tokens are drawn, see `make_sampler`.
-        seed: Seed of the drawing, or None for a random one.
-        freeze: Whether the fast weights stop learning where the writing begins.
-        on_divergence: What is done where they diverge, as for `FWLCausalLM.read`.
-        console: Where to draw a progress bar; by default nowhere.
-        text_field: The field of a `.jsonl` record that has the text.
+        path: the run's directory.
+        prompt: what the text begins with.
+        files: files to read first, in this order.
+        passes: how often to read them.
+        max_tokens: tokens to write at most.
+        sampler: how tokens are drawn, see `make_sampler`.
+        seed: seed of the drawing, or None for a random one.
+        freeze: whether the fast weights stop learning where the writing begins.
+        on_divergence: what is done where they diverge, as for `FWLCausalLM.read`.
+        console: where to draw a progress bar; by default nowhere.
+        text_field: the field of a `.jsonl` record that has the text.
 
     Attributes:
-        tokens_read: Tokens read before the prompt.
-        tokens_written: Tokens written so far.
-        tokens_per_second: Speed of writing, without the first token, which compiles.
+        tokens_read: tokens read before the prompt.
+        tokens_written: tokens written so far.
+        tokens_per_second: speed of writing, without the first token, which compiles.
 
     Raises:
-        ValueError: There is nothing to begin with, an argument is out of its range, a file cannot
-            be read, or the run is not finished.
+        ValueError: if there is nothing to begin with, an argument is out of its range, a file
+            cannot be read, or the run is not finished.
 
     Example:
-        >>> for piece in Writing("runs/my_book", "Once upon", max_tokens=100):
+        >>> for piece in GeneratedText("runs/my_book", "Once upon", max_tokens=100):
         ...     print(piece, end="", flush=True)
     """
 
@@ -125,17 +70,14 @@ class Writing:
     def __post_init__(self) -> None:
         if not self.prompt and not self.files:
             raise ValueError(
-                "there is nothing to begin with: give --prompt TEXT, or --read FILE to go on from"
+                "There is nothing to begin with; give a `prompt`, or `files` to go on from."
             )
         for name in ("passes", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1; received {name}={getattr(self, name)}"
-                )
+            require_count(name, getattr(self, name))
         if self.seed is None:
             self.seed = int(np.random.default_rng().integers(2**32))
         elif not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be in [0, 2**32); received seed={self.seed}")
+            raise ValueError(f"`seed` must be in [0, 2**32); received {self.seed}.")
 
     def __iter__(self) -> Iterator[str]:
         texts = [
@@ -155,17 +97,12 @@ class Writing:
         split = max(0, len(read) - lm.context_length // 2)
         prompt = tokenizer.encode_arrays([self.prompt])[0]
         prompt = np.concatenate([read[split:] if len(read) else start, prompt])
-        state = self._read(lm, read[:split])
+        state = None
+        with windows_with_bar(self.console, split) as windows:
+            for window in windows(read[:split], lm.context_length):
+                state = lm.read(window, state, on_divergence=self.on_divergence)
         yield self.prompt
         yield from self._write(lm, prompt, state)
-
-    def _read(self, lm: FWLCausalLM, ids: np.ndarray) -> dict | None:
-        state = None
-        with reading_bar(self.console or Console(quiet=True), len(ids)) as advance:
-            for window in windows_of(ids, lm.context_length):
-                state = lm.read(window, state, on_divergence=self.on_divergence)
-                advance(len(window))
-        return state
 
     def _write(self, lm: FWLCausalLM, prompt: np.ndarray, state: dict | None) -> Iterator[str]:
         # Token ids and not text: they count tokens, and need not be decoded again for each piece.
@@ -191,7 +128,7 @@ class Writing:
         yield decoder.decode(b"", final=True)
 
     def summary(self) -> str:
-        """Returns a sentence about what was read and written."""
+        """Return a sentence about what was read and written."""
         speed = self.tokens_per_second
         # The end mark is one of the tokens.
         ended = " (the model ended its text)" if self.tokens_written < self.max_tokens else ""

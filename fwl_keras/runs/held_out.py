@@ -17,8 +17,8 @@ class HeldOut:
             window begins with `eos`, as in training; its last one is filled up with `pad`.
         documents: int32 [N], the document of each window.
         starts: int32 [N], tokens of the document before the first predicted one.
-        texts: The documents' texts, as far as they are in the windows.
-        pad_id: The id of `pad`.
+        texts: the documents' texts, as far as they are in the windows.
+        pad_id: the id of `pad`.
     """
 
     windows: np.ndarray
@@ -34,13 +34,13 @@ class HeldOut:
         return self.starts[:, np.newaxis] + steps
 
     def documents_ids(self) -> list[np.ndarray]:
-        """The documents' token ids, every one of them a label; int32 [tokens] each."""
+        """Return the documents' token ids, every one of them a label; int32 [tokens] each."""
         firsts = np.flatnonzero(self.starts == 0)[1:]
         labels = [part.ravel() for part in np.split(self.windows[:, 1:], firsts)]
         return [ids[ids != self.pad_id] for ids in labels]
 
     def text_bytes(self) -> int:
-        """Number of bytes of the texts in UTF-8."""
+        """Return the number of bytes of the texts in UTF-8."""
         return sum(len(text.encode("utf-8")) for text in self.texts)
 
 
@@ -51,26 +51,26 @@ def held_out(
     *,
     max_windows: int | None = None,
 ) -> HeldOut:
-    """Cuts documents into windows, each document on its own.
+    """Cut documents into windows, each document on its own.
 
     Args:
-        documents: The documents.
-        tokenizer: The model's tokeniser.
-        length: Predictions in a window.
-        max_windows: Windows of a document that are kept, from its beginning; None for all.
+        documents: the documents.
+        tokenizer: the model's tokeniser.
+        length: predictions in a window.
+        max_windows: windows of a document that are kept, from its beginning; None for all.
 
     Returns:
         The windows.
 
     Raises:
-        ValueError: There is no text.
+        ValueError: if there is no text.
     """
     encoded = tokenizer.encode_arrays([document.text for document in documents])
     if max_windows is not None:
         encoded = [ids[: max_windows * length] for ids in encoded]
     encoded = [ids for ids in encoded if len(ids)]
     if not encoded:
-        raise ValueError("documents has no text in it; give a corpus with text in this split")
+        raise ValueError("`documents` have no text in them; give a corpus with text in this split.")
     pieces = [
         evaluation_windows(
             np.concatenate([np.array([tokenizer.eos_id], np.int32), ids]),

@@ -8,47 +8,43 @@ import keras
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.build_model import text_preprocessor
 from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.reason import reason
 from fwl_keras.saving import check_model_file
 
 
 def load_run_model(path: str | Path) -> FWLCausalLM:
-    """Opens a finished run.
+    """Open a finished run.
 
     Args:
-        path: The run's directory.
+        path: the run's directory.
 
     Returns:
         The model, not compiled, with the run's tokeniser as its preprocessor and its windows'
         length as its `context_length`: `read`, `score` and `generate` take texts.
 
     Raises:
-        ValueError: There is no run, or it is not finished, or its model cannot be read, or is not
-            one of this package, or names what `fwl_keras.saving.check_config` refuses.
+        ValueError: if there is no run, or it is not finished, or its model cannot be read, or is
+            not one of this package, or names what `fwl_keras.saving.check_config` refuses.
 
     Example:
         >>> lm = load_run_model("runs/my_book")
         >>> lm.generate("Once upon", max_length=100)
     """
     run = RunDirectory.open(path)
-    if not run.finished:
-        raise ValueError(
-            f"{str(path)!r} is not finished: it has no model.keras; finish it with "
-            f"`fwl-keras train --resume {path}`"
-        )
+    run.require_finished()
     problem = run.damage(run.model)
     if problem is not None:
         raise ValueError(
-            f"{run.model} {problem}; remove it, and `fwl-keras train --resume {path}` writes it "
-            f"again from the last checkpoint (or remove {run.checksums.name} if it is to be so)"
+            f"`{run.model}` {problem}; remove it, and `{run.resume_command}` writes it again from "
+            f"the last checkpoint (or remove {run.checksums.name} if it is to be so)."
         )
     try:
         check_model_file(run.model)
         lm = keras.saving.load_model(run.model, compile=False)
     except (TypeError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{str(run.model)!r} cannot be read: {str(error).strip() or type(error).__name__}; use "
-            "the version of fwl_keras that wrote it, or remove it, and `fwl-keras train --resume "
-            f"{path}` writes it again"
+            f"`{run.model}` cannot be read: {reason(error)}; use the version of fwl_keras that "
+            f"wrote it, or remove it, and `{run.resume_command}` writes it again."
         ) from error
     if lm.preprocessor is None:
         # Runs did not keep their tokeniser in the model from the beginning.

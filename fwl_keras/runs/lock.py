@@ -16,19 +16,19 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def locked(file: Path, message: str) -> Iterator[None]:
-    """Holds the operating system's lock on a file, which ends with the process, however it ends.
+    """Hold the operating system's lock on a file, which ends with the process, however it ends.
 
     Where there are no such locks (Windows, some network file systems), nothing is locked.
 
     Args:
-        file: A file that may be written to and that nobody replaces; it is not changed.
-        message: The error's message where another process, or another part of this one, holds it.
+        file: a file that may be written to and that nobody replaces; it is not changed.
+        message: the error's message where another process, or another part of this one, holds it.
 
     Raises:
-        ValueError: The file is locked.
+        ValueError: if the file is locked.
 
     Example:
-        >>> with locked(Path("run/config.json"), "the run is in use"):
+        >>> with locked(Path("run/config.json"), "The run is in use."):
         ...     pass
     """
     with file.open("rb+") as handle:

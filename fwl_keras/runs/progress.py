@@ -1,4 +1,4 @@
-"""Texts read with a run's model, however long, with one progress bar for all of them."""
+"""Texts gone through window by window, however long, with one progress bar for all of them."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,15 +9,18 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 
 @contextlib.contextmanager
-def reading_bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    """Draws a bar that is gone when everything is read.
+def windows_with_bar(
+    console: Console | None, total: int
+) -> Iterator[Callable[[np.ndarray, int], Iterator[np.ndarray]]]:
+    """Draw a bar that is gone when everything is read.
 
     Args:
-        console: Where to draw.
-        total: Tokens to read.
+        console: where to draw; None: nowhere.
+        total: tokens to read.
 
     Yields:
-        A function to be told how many more tokens were read.
+        A function that goes through token ids int32 [T] in the windows of a length, those that the
+        model would go through them in anyway; the bar moves when the next one is asked for.
     """
     columns = (
         TextColumn("reading"),
@@ -27,17 +30,14 @@ def reading_bar(console: Console, total: int) -> Iterator[Callable[[int], None]]
         TextColumn("left"),
         TimeRemainingColumn(),
     )
+    console = console or Console(quiet=True)
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total)
-        yield lambda count: progress.advance(task, count)
 
+        def windows(ids: np.ndarray, length: int) -> Iterator[np.ndarray]:
+            for start in range(0, len(ids), length):
+                window = ids[start : start + length]
+                yield window
+                progress.advance(task, len(window))
 
-def windows_of(ids: np.ndarray, length: int) -> Iterator[np.ndarray]:
-    """Yields token ids in the windows that the model would go through them in anyway.
-
-    Args:
-        ids: int32 [T].
-        length: The model's `context_length`.
-    """
-    for start in range(0, len(ids), length):
-        yield ids[start : start + length]
+        yield windows

@@ -10,19 +10,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fwl_keras.callbacks import all_variables
 from fwl_keras.evaluation import token_losses
 from fwl_keras.evaluation.plots import plot_gain, plot_learning_curves
+from fwl_keras.evaluation.scored_document import perplexity_of
 from fwl_keras.evaluation.token_analysis import gain_by_position
-from fwl_keras.files import check_new, new_directory, replace_file
+from fwl_keras.files import new_directory, replace_file
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.build_model import build_model
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory
-from fwl_keras.runs.evaluate import perplexity_of
+from fwl_keras.runs.directory import RunDirectory, check_new_run
 from fwl_keras.runs.held_out import HeldOut, held_out
+from fwl_keras.runs.json_files import strict_json
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.run_text import RunText, prepare_text, reload_text
-from fwl_keras.runs.strict_json import strict_json
 from fwl_keras.runs.train import train
 
 FAST, BASELINE = "fast_weights", "baseline"
@@ -49,11 +50,11 @@ class Measured:
     """One model's figures.
 
     Attributes:
-        parameters: Number of weights.
+        parameters: number of weights.
         losses: float32 [N, T], nats per held-out token; NaN where there is none.
-        tokens_per_second: Training speed.
-        step_sizes: Lowest and highest step size at the end, or None without fast weights.
-        curve: Pairs of a step and a perplexity per token in training.
+        tokens_per_second: training speed.
+        step_sizes: lowest and highest step size at the end, or None without fast weights.
+        curve: pairs of a step and a perplexity per token in training.
     """
 
     parameters: int
@@ -80,30 +81,30 @@ def quickstart(
     *,
     minutes: float = 6.0,
 ) -> dict:
-    """Trains the pair, evaluates it, and writes table and pictures; continues one interrupted.
+    """Train the pair, evaluate it, and write table and pictures; continue one interrupted.
 
     Args:
-        path: A directory that does not exist or is empty, or one of an earlier quickstart.
-        config: The configuration of both models; `fast_weights` is set for each.
-        console: Where to report; by default nowhere.
-        minutes: The time it may take; the number of steps is reduced to fit.
+        path: a directory that does not exist or is empty, or one of an earlier quickstart.
+        config: the configuration of both models; `fast_weights` is set for each.
+        console: where to report; by default nowhere.
+        minutes: the time it may take; the number of steps is reduced to fit.
 
     Returns:
         What `quickstart.json` holds.
 
     Raises:
-        ValueError: The directory has something else in it, or the corpus is too small.
+        ValueError: if the directory has something else in it, or the corpus is too small.
     """
     began = time.perf_counter()
     if not minutes > 0:
-        raise ValueError(f"minutes must be above 0; received minutes={minutes}")
+        raise ValueError(f"`minutes` must be above 0; received {minutes}.")
     console = console or Console(quiet=True)
     path = Path(path)
     if (path / BASELINE / "config.json").exists():
         runs, configs, text, models = _reopen(path)
         data = _held_out(text, configs[FAST])
     else:
-        check_new(path)
+        check_new_run(path)
         config, text = prepare_text(config, console.print)
         data = _held_out(text, config)
         configs, models = _timed(config, text, data, console, began, minutes)
@@ -117,17 +118,17 @@ def quickstart(
     for name, run in runs.items():
         lm = models.get(name) or load_run_model(run.path)
         console.print(f"Reading held-out documents {_LABELS[name]} ...")
-        measured[name] = _measure(run, configs[name], lm, data, text.tokenizer.pad_id)
+        measured[name] = _measure(run, configs[name], lm, data)
     return _report(path, configs[FAST], data, measured, console, time.perf_counter() - began)
 
 
 def choose_steps(wanted: int, seconds_per_step: float, seconds_left: float) -> int:
-    """Returns the number of steps that fit into the time, at most those wanted.
+    """Return the number of steps that fit into the time, at most those wanted.
 
     Args:
-        wanted: Steps of the configuration.
-        seconds_per_step: Time of one step of both models together.
-        seconds_left: Time for training.
+        wanted: steps of the configuration.
+        seconds_per_step: time of one step of both models together.
+        seconds_left: time for training.
 
     Returns:
         A number of steps, at least 20 (or `wanted`), however little time there is.
@@ -164,7 +165,7 @@ def _timed(
     began: float,
     minutes: float,
 ) -> tuple[dict[str, RunConfig], dict[str, FWLCausalLM]]:
-    """Builds both models, times their first steps, and chooses the number of steps."""
+    """Build both models, time their first steps, and choose the number of steps."""
     console.print("Building both models and timing their first steps ...")
     models, seconds_per_step = {}, 0.0
     for name in (FAST, BASELINE):
@@ -193,8 +194,8 @@ def _timed(
 
 
 def _seconds_per_step(lm: FWLCausalLM, text: RunText, config: RunConfig) -> float:
-    """Times some training steps and takes them back, so that the compiled step can be kept."""
-    variables = [*lm.variables, *lm.optimizer.variables]
+    """Time some training steps and take them back, so that the compiled step can be kept."""
+    variables = all_variables(lm)
     # Copies: JAX writes the new values where the old ones were.
     before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
     timer = _StepTimer()
@@ -215,24 +216,19 @@ class _StepTimer(keras.callbacks.Callback):
         self.times.append(time.perf_counter())
 
 
-def _measure(
-    run: RunDirectory, config: RunConfig, lm: FWLCausalLM, data: HeldOut, pad_id: int
-) -> Measured:
-    losses = token_losses(lm, data.windows, batch_size=config.batch_size, pad_token_id=pad_id)
+def _measure(run: RunDirectory, config: RunConfig, lm: FWLCausalLM, data: HeldOut) -> Measured:
     metrics = run.read_metrics()
-    sizes = [np.ravel(value) for value in lm.block.step_sizes().values()]
+    sizes = np.concatenate([np.ravel(value) for value in lm.block.step_sizes().values()])
     return Measured(
         parameters=lm.count_params(),
-        losses=losses,
+        losses=token_losses(
+            lm, data.windows, batch_size=config.batch_size, pad_token_id=data.pad_id
+        ),
         # Lines may have been lost.
         tokens_per_second=float(
             np.median([line.get("tokens_per_second") or 0.0 for line in metrics] or [np.nan])
         ),
-        step_sizes=(
-            (float(np.concatenate(sizes).min()), float(np.concatenate(sizes).max()))
-            if config.fast_weights
-            else None
-        ),
+        step_sizes=(float(sizes.min()), float(sizes.max())) if config.fast_weights else None,
         curve=[(line["step"], line["perplexity"]) for line in metrics if "perplexity" in line],
     )
 
@@ -257,13 +253,12 @@ def _report(
         window=config.length,
         title="Better with fast weights, on held-out documents (band: 95 %)",
     )
-    improvement = 100 * (1 - fast.perplexity / baseline.perplexity)
     result = {
         "steps": config.steps,
         "documents": len(data.texts),
         "tokens": int((~np.isnan(fast.losses)).sum()),
         "seconds": round(seconds, 1),
-        "improvement_percent": improvement,
+        "improvement_percent": _improvement(fast.perplexity, baseline.perplexity),
         **{
             name: {
                 "parameters": one.parameters,
@@ -283,11 +278,11 @@ def _report(
 
 
 def comparison_table(measured: dict[str, Measured], documents: int) -> Table:
-    """Returns the quickstart's one table.
+    """Return the quickstart's one table.
 
     Args:
-        measured: The figures of both models.
-        documents: Number of held-out documents they were measured on.
+        measured: the figures of both models.
+        documents: number of held-out documents they were measured on.
     """
     fast, baseline = measured[FAST], measured[BASELINE]
     table = Table(title=f"{documents} held-out documents")
@@ -296,7 +291,7 @@ def comparison_table(measured: dict[str, Measured], documents: int) -> Table:
         table.add_column(_LABELS[name], justify="right")
     table.add_row("parameters", f"{fast.parameters:,}", f"{baseline.parameters:,}")
     table.add_row("perplexity per token", f"{fast.perplexity:,.2f}", f"{baseline.perplexity:,.2f}")
-    improvement = 100 * (1 - fast.perplexity / baseline.perplexity)
+    improvement = _improvement(fast.perplexity, baseline.perplexity)
     table.add_row("improvement", f"{improvement:+.1f} %", "")
     table.add_row(
         "training, tokens/s", f"{fast.tokens_per_second:,.0f}", f"{baseline.tokens_per_second:,.0f}"
@@ -307,20 +302,20 @@ def comparison_table(measured: dict[str, Measured], documents: int) -> Table:
 
 
 def verdict(fast: float, baseline: float, path: Path, seconds: float) -> str:
-    """Returns the sentence that the quickstart ends with, whichever model is better.
+    """Return the sentence that the quickstart ends with, whichever model is better.
 
     Args:
-        fast: Perplexity per token with fast weights.
-        baseline: Perplexity per token without.
-        path: Where everything is.
-        seconds: Time it took.
+        fast: perplexity per token with fast weights.
+        baseline: perplexity per token without.
+        path: where everything is.
+        seconds: time it took.
     """
     if not (math.isfinite(fast) and math.isfinite(baseline)):
         outcome = (
             f"A perplexity is not finite ({fast:,.2f} with fast weights, {baseline:,.2f} without)"
         )
         return f"{outcome}, after {seconds / 60:.1f} minutes; both models are in {path}."
-    percent = 100 * (1 - fast / baseline)
+    percent = _improvement(fast, baseline)
     numbers = f"({fast:,.2f} with, {baseline:,.2f} without)"
     if percent >= 0.5:
         outcome = f"Fast weights lowered the perplexity by {percent:.1f} % {numbers}"
@@ -332,3 +327,8 @@ def verdict(fast: float, baseline: float, path: Path, seconds: float) -> str:
         f"{outcome}, after {seconds / 60:.1f} minutes; both models, the table's numbers and two "
         f"pictures are in {path}."
     )
+
+
+def _improvement(fast: float, baseline: float) -> float:
+    """Return how much lower a perplexity is, in percent."""
+    return 100 * (1 - fast / baseline)

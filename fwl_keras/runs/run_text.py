@@ -35,9 +35,9 @@ class RunText:
     """A corpus as token ids.
 
     Attributes:
-        corpus: The corpus.
-        tokenizer: Its tokeniser.
-        stream: Training documents, `eos` after each, int32, shape [tokens].
+        corpus: the corpus.
+        tokenizer: its tokeniser.
+        stream: training documents, `eos` after each, int32, shape [tokens].
     """
 
     corpus: Corpus
@@ -45,7 +45,7 @@ class RunText:
     stream: np.ndarray
 
     def batches(self, config: RunConfig) -> TrainingBatches | DocumentBatches:
-        """Returns the run's whole schedule of batches."""
+        """Return the run's whole schedule of batches."""
         sizes = config.length, config.batch_size, config.steps, config.seed
         if not config.carry_state:
             return TrainingBatches(self.stream, *sizes)
@@ -53,12 +53,12 @@ class RunText:
         return DocumentBatches(self.documents_ids(), *sizes, **marks, groups=config.carry_groups)
 
     def documents_ids(self) -> list[np.ndarray]:
-        """Returns the training documents without their marks, views of the stream."""
+        """Return the training documents without their marks, views of the stream."""
         ends = np.flatnonzero(self.stream == self.tokenizer.eos_id)
         return [part[:-1] for part in np.split(self.stream, ends + 1)[:-1]]
 
     def validation_windows(self, config: RunConfig) -> np.ndarray | None:
-        """Returns windows of held-out text, evenly chosen: int32 [N, length]; None if too short."""
+        """Return windows of held-out text, evenly chosen: int32 [N, length]; None if too short."""
         if not self.corpus.valid or not config.validation_windows:
             return None
         ids = self.tokenizer.encode_arrays([document.text for document in self.corpus.valid])
@@ -72,7 +72,7 @@ class RunText:
         return windows[np.linspace(0, len(windows) - 1, count).astype(int)]
 
     def description(self) -> dict:
-        """Returns what `corpus.json` holds: the counts, and a fingerprint of the training text."""
+        """Return what `corpus.json` holds: the counts, and a fingerprint of the training text."""
         return {
             "name": self.corpus.name,
             **self.corpus.counts(),
@@ -84,18 +84,18 @@ class RunText:
 def prepare_text(
     config: RunConfig, say: Callable[[str], None], *, steps_given: bool = False
 ) -> tuple[RunConfig, RunText]:
-    """Loads a new run's corpus, trains its tokeniser, and fits the configuration to the text.
+    """Load a new run's corpus, train its tokeniser, and fit the configuration to the text.
 
     Args:
-        config: What was asked for.
-        say: Told, in a sentence each, what is done and what was changed.
-        steps_given: Whether somebody chose the number of steps, which is then kept.
+        config: what was asked for.
+        say: told, in a sentence each, what is done and what was changed.
+        steps_given: whether somebody chose the number of steps, which is then kept.
 
     Returns:
         The configuration as it will be used, and the text.
 
     Raises:
-        ValueError: The corpus cannot be read or is too small.
+        ValueError: if the corpus cannot be read or is too small.
     """
     corpus = load_corpus(config.corpus, text_field=config.text_field)
     characters = corpus.counts()["train"]["characters"]
@@ -121,25 +121,25 @@ def prepare_text(
 def fit_to_tokens(
     config: RunConfig, tokens: int, say: Callable[[str], None], steps_given: bool = False
 ) -> RunConfig:
-    """Shrinks windows and steps to what a small text can give.
+    """Shrink windows and steps to what a small text can give.
 
     Args:
-        config: What was asked for.
-        tokens: Tokens of training text.
-        say: Told, in a sentence each, what was changed.
-        steps_given: Whether to leave the number of steps alone.
+        config: what was asked for.
+        tokens: tokens of training text.
+        say: told, in a sentence each, what was changed.
+        steps_given: whether to leave the number of steps alone.
 
     Returns:
         The configuration as it can be used.
 
     Raises:
-        ValueError: The text is too small for the shortest windows.
+        ValueError: if the text is too small for the shortest windows.
     """
     length = min(config.length, tokens // _MIN_WINDOWS)
     if length < min(config.length, _MIN_LENGTH):
         raise ValueError(
-            f"corpus={config.corpus!r} is too small to train on: {tokens} tokens of training text, "
-            f"at least {_MIN_WINDOWS * _MIN_LENGTH} are needed; give a longer text"
+            f"`corpus` {config.corpus!r} is too small to train on: {tokens} tokens of training "
+            f"text, at least {_MIN_WINDOWS * _MIN_LENGTH} are needed; give a longer text."
         )
     if length < config.length:
         say(
@@ -157,35 +157,34 @@ def fit_to_tokens(
 
 
 def reload_text(config: RunConfig, tokenizer: SentencePieceTokenizer, expected: dict) -> RunText:
-    """Loads a run's corpus again.
+    """Load a run's corpus again.
 
     Args:
-        config: The run's configuration.
-        tokenizer: Its tokeniser.
-        expected: Its `corpus.json`.
+        config: the run's configuration.
+        tokenizer: its tokeniser.
+        expected: its `corpus.json`.
 
     Returns:
         The text.
 
     Raises:
-        ValueError: The corpus cannot be read or is not the same any more.
+        ValueError: if the corpus cannot be read or is not the same any more.
     """
     text = encode_corpus(load_corpus(config.corpus, text_field=config.text_field), tokenizer)
     if text.description()["fingerprint"] != expected["fingerprint"]:
         raise ValueError(
-            f"corpus={config.corpus!r} has changed since the run began: "
-            f"{text.stream.size} training tokens, {expected['training_tokens']} then; restore it, "
-            "or begin a new run"
+            f"`corpus` {config.corpus!r} has changed since the run began: {text.stream.size} "
+            f"training tokens, {expected['training_tokens']} then; restore it, or begin a new run."
         )
     return text
 
 
 def encode_corpus(corpus: Corpus, tokenizer: SentencePieceTokenizer) -> RunText:
-    """Returns a corpus whose training documents are token ids.
+    """Return a corpus whose training documents are token ids.
 
     Args:
-        corpus: The corpus.
-        tokenizer: The tokeniser.
+        corpus: the corpus.
+        tokenizer: the tokeniser.
     """
     ids = tokenizer.encode_arrays([document.text for document in corpus.train])
     return RunText(corpus, tokenizer, token_stream(ids, eos_id=tokenizer.eos_id))

@@ -1,6 +1,6 @@
 """Texts scored token by token with a finished run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fwl_keras.data import load_documents
-from fwl_keras.evaluation.document_losses import infinite_where_not_finite
 from fwl_keras.evaluation.scored_document import ScoredDocument, ScoreTotals
 from fwl_keras.evaluation.token_page import token_page
 from fwl_keras.files import replace_file
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.load import load_run_model
-from fwl_keras.runs.progress import reading_bar, windows_of
+from fwl_keras.runs.progress import windows_with_bar
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,11 @@ class ScoredTexts:
     """What `score_texts` found.
 
     Attributes:
-        documents: The scored documents.
-        model: What the model is, as a sentence's object.
-        against: What it was compared with, likewise; empty for nothing.
-        labels: A word or two for each.
-        note: A sentence about how the texts were read.
+        documents: the scored documents.
+        model: what the model is, as a sentence's object.
+        against: what it was compared with, likewise; empty for nothing.
+        labels: a word or two for each.
+        note: a sentence about how the texts were read.
     """
 
     documents: tuple[ScoredDocument, ...]
@@ -38,9 +37,9 @@ class ScoredTexts:
     note: str
 
     def table(self) -> Table:
-        """Returns a row for each document, and one for all of them."""
+        """Return a row for each document, and one for all of them."""
         title = f"{self.model}, against {self.against}" if self.against else self.model
-        table = Table(title=Text(title[0].upper() + title[1:]), caption=Text(self.note))
+        table = Table(title=Text(_capital(title)), caption=Text(self.note))
         first, second = self.labels
         table.add_column("document", overflow="fold")
         table.add_column("tokens", justify="right")
@@ -60,26 +59,20 @@ class ScoredTexts:
         return table
 
     def write_page(self, path: str | Path) -> None:
-        """Writes the page that `token_page` makes, whole or not at all.
+        """Write the page that `token_page` makes, whole or not at all.
 
         Args:
-            path: A file in an existing directory; replaced if it is there.
+            path: a file in an existing directory; replaced if it is there.
 
         Raises:
-            ValueError: There was nothing to compare with.
+            ValueError: if there was nothing to compare with.
         """
         if not self.against:
             raise ValueError(
-                f"{self.model} has nothing to be compared with on a page; give another run with "
-                "--against"
+                f"{_capital(self.model)} has nothing to be compared with on a page; give another "
+                "run with `--against`."
             )
-        page = token_page(
-            self.documents,
-            model=self.model,
-            against=self.against,
-            labels=self.labels,
-            note=self.note,
-        )
+        page = token_page(**vars(self))
         # newline="": what is in the page is what is in the texts.
         replace_file(Path(path), lambda file: file.write_text(page, "utf-8", newline=""))
 
@@ -100,24 +93,24 @@ def score_texts(
     on_divergence: str = "ignore",
     console: Console | None = None,
 ) -> ScoredTexts:
-    """Scores texts with a run's model, which adapts while it reads.
+    """Score texts with a run's model, which adapts while it reads.
 
     Args:
-        path: The run's directory.
-        files: What `load_documents` takes.
-        against: Another run to compare with; None for the run's own trained weights, without
+        path: the run's directory.
+        files: what `load_documents` takes.
+        against: another run to compare with; None for the run's own trained weights, without
             adaptation, where it has fast weights.
-        carry: Whether a document goes on with the state that the one before left; otherwise each
+        carry: whether a document goes on with the state that the one before left; otherwise each
             begins with a fresh one.
-        text_field: The field of a `.jsonl` record that has the text.
-        on_divergence: What is done where fast weights diverge, as for `FWLCausalLM.read`.
-        console: Where to draw a progress bar; by default nowhere.
+        text_field: the field of a `.jsonl` record that has the text.
+        on_divergence: what is done where fast weights diverge, as for `FWLCausalLM.read`.
+        console: where to draw a progress bar; by default nowhere.
 
     Returns:
         The scores.
 
     Raises:
-        ValueError: A file cannot be read, a run is not finished, or the two runs have different
+        ValueError: if a file cannot be read, a run is not finished, or the two runs have different
             tokenisers.
     """
     documents = [document for file in files for document in load_documents(file, text_field)]
@@ -128,21 +121,21 @@ def score_texts(
         other = load_run_model(against)
         if other.preprocessor.tokenizer.proto != tokenizer.proto:
             raise ValueError(
-                f"against={str(against)!r} has another tokeniser than {str(path)!r}, so their "
-                "tokens cannot be compared; give a run of the same text and vocabulary size"
+                f"`{against}` has another tokeniser than `{path}`, so their tokens cannot be "
+                "compared; give a run of the same text and vocabulary size."
             )
     encoded = tokenizer.encode_arrays([document.text for document in documents])
     compared = against is not None or lm.block.use_fast_weights
     start = np.array([lm.preprocessor.start_token_id], np.int32)
     total = (1 + compared) * sum(1 + len(ids) for ids in encoded)
-    with reading_bar(console or Console(quiet=True), total) as advance:
+    with windows_with_bar(console, total) as windows:
         texts = [np.concatenate([start, ids]) for ids in encoded]
-        mine = _score(lm, texts, carry, advance, on_divergence=on_divergence)
+        mine = _score(lm, texts, carry, windows, on_divergence=on_divergence)
         reference = [None] * len(texts)
         if other is not None:
-            reference = _score(other, texts, carry, advance, on_divergence=on_divergence)
+            reference = _score(other, texts, carry, windows, on_divergence=on_divergence)
         elif compared:
-            reference = _score(lm, texts, carry, advance, use_fast_weights=False)
+            reference = _score(lm, texts, carry, windows, use_fast_weights=False)
     scored = tuple(
         ScoredDocument(document.name, ids, tuple(tokenizer.token_bytes(ids)), *both)
         for document, ids, *both in zip(documents, encoded, mine, reference, strict=True)
@@ -155,7 +148,7 @@ def _score(
     lm: FWLCausalLM,
     texts: Sequence[np.ndarray],
     carry: bool,
-    advance: Callable[[int], None],
+    windows: Callable[[np.ndarray, int], Iterator[np.ndarray]],
     **options,
 ) -> list[np.ndarray]:
     """Log-probabilities of each text's tokens but the first, which marks its beginning."""
@@ -163,20 +156,18 @@ def _score(
     for ids in texts:
         state = state if carry else None
         parts = []
-        for window in windows_of(ids, lm.context_length):
+        for window in windows(ids, lm.context_length):
             score = lm.score(window, state, **options)
             state = score.state
             parts.append(score.log_probabilities[0])
-            advance(len(window))
-        # All of them were predicted: one that is no number is not to be left out of a mean.
-        results.append(-infinite_where_not_finite(-np.concatenate(parts)[1:]))
+        results.append(np.concatenate(parts)[1:])
     return results
 
 
 def _described(
     path: str | Path, lm: FWLCausalLM, against: str | Path | None, other: FWLCausalLM | None
 ) -> tuple[str, str, tuple[str, str]]:
-    """What the model is, what it is compared with, and both in short."""
+    """Say what the model is, what it is compared with, and both in short."""
     model = _name(path, lm)
     if other is not None:
         names = Path(path).resolve().name, Path(against).resolve().name
@@ -187,13 +178,17 @@ def _described(
     return model, "", (str(path), "")
 
 
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _name(path: str | Path, lm: FWLCausalLM) -> str:
     how = "adapting as it reads" if lm.block.use_fast_weights else "without fast weights"
     return f"the model in {path} ({how})"
 
 
 def _not_finite(mine: Sequence[np.ndarray], reference: Sequence[np.ndarray | None]) -> str:
-    """A sentence about tokens whose loss is not finite, if there are any."""
+    """Return a sentence about tokens whose loss is not finite, if there are any."""
     pairs = zip(mine, reference, strict=True)
     both = [np.isinf(one) | (False if other is None else np.isinf(other)) for one, other in pairs]
     count, total = (int(sum(map(f, both))) for f in (np.sum, np.size))

@@ -1,5 +1,6 @@
 """Training: from a configuration to a finished run."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from rich.console import Console
 
 from fwl_keras.callbacks import NotFiniteError, StopWhenNotFinite
 from fwl_keras.evaluation.plots import plot_run
-from fwl_keras.files import check_new, disk_errors, replace_file
+from fwl_keras.files import disk_errors, replace_file
 from fwl_keras.models import FWLCausalLM
+from fwl_keras.runs import terminal
 from fwl_keras.runs.build_model import build_model, learning_rate_schedule
 from fwl_keras.runs.callbacks import (
     FollowSchedule,
@@ -18,8 +20,9 @@ from fwl_keras.runs.callbacks import (
     tensorboard_callbacks,
 )
 from fwl_keras.runs.config import RunConfig
-from fwl_keras.runs.directory import RunDirectory
+from fwl_keras.runs.directory import RunDirectory, check_new_run
 from fwl_keras.runs.load import load_run_model
+from fwl_keras.runs.reason import reason
 from fwl_keras.runs.run_text import RunText, prepare_text, reload_text
 from fwl_keras.saving import check_weights_file
 
@@ -34,22 +37,22 @@ def start_run(
     *,
     steps_given: bool = False,
 ) -> RunDirectory:
-    """Trains a new run to its end.
+    """Train a new run to its end.
 
     Args:
-        path: The run's directory, which must not exist or be empty.
-        config: The configuration; shrunk where the text is too small for it.
-        console: Where to report; by default nowhere.
-        steps_given: Whether to keep the number of steps however small the text is.
+        path: the run's directory, which must not exist or be empty.
+        config: the configuration; shrunk where the text is too small for it.
+        console: where to report; by default nowhere.
+        steps_given: whether to keep the number of steps however small the text is.
 
     Returns:
         The finished run.
 
     Raises:
-        ValueError: The directory is in use, or the corpus is unreadable or too small.
+        ValueError: if the directory is in use, or the corpus is unreadable or too small.
     """
     console = console or Console(quiet=True)
-    check_new(path)
+    check_new_run(path)
     config, text = prepare_text(config, console.print, steps_given=steps_given)
     run = RunDirectory.create(path, config, text.tokenizer, text.description())
     train(run, config, text, console)
@@ -57,17 +60,17 @@ def start_run(
 
 
 def resume_run(path: str | Path, console: Console | None = None) -> RunDirectory:
-    """Continues a run to the result that it would have had without the interruption.
+    """Continue a run to the result that it would have had without the interruption.
 
     Args:
-        path: The run's directory.
-        console: Where to report; by default nowhere.
+        path: the run's directory.
+        console: where to report; by default nowhere.
 
     Returns:
         The finished run; one that is finished already is left alone.
 
     Raises:
-        ValueError: There is no run, another process trains it, its corpus or its configuration
+        ValueError: if there is no run, another process trains it, its corpus or its configuration
             has changed, or a file that it needs is damaged.
     """
     console = console or Console(quiet=True)
@@ -90,87 +93,74 @@ def train(
     lm: FWLCausalLM | None = None,
     title: str = "training",
 ) -> FWLCausalLM:
-    """Trains a run from its last checkpoint, or its beginning, to its end.
+    """Train a run from its last checkpoint, or its beginning, to its end.
 
     Args:
-        run: The run.
-        config: Its configuration.
-        text: Its text.
-        console: Where to report.
-        lm: The configuration's model, untrained, if it was built already.
-        title: What stands before the progress bar.
+        run: the run.
+        config: its configuration.
+        text: its text.
+        console: where to report.
+        lm: the configuration's model, untrained, if it was built already.
+        title: what stands before the progress bar.
 
     Returns:
         The trained model.
 
     Raises:
-        ValueError: Another process trains the run, its checkpoints are damaged, or the loss is not
-            finite.
+        ValueError: if another process trains the run, its checkpoints are damaged, or the loss is
+            not finite.
     """
+    say = functools.partial(terminal.say, console)
     with run.locked():
-        return _train(run, config, text, console, lm, title)
-
-
-def _train(
-    run: RunDirectory,
-    config: RunConfig,
-    text: RunText,
-    console: Console,
-    lm: FWLCausalLM | None,
-    title: str,
-) -> FWLCausalLM:
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-    run.remove_leftovers()
-    run.remember_beginning()
-    repaired = run.repair_tokenizer()
-    if repaired is not None:
-        say(repaired)
-    if run.tensorboard.exists() and not run.tensorboard.is_dir():
-        raise ValueError(f"{run.tensorboard} is not a directory; remove it")
-    lm = build_model(config, text.tokenizer) if lm is None else lm
-    checkpoints = run.checkpoint, run.previous_checkpoint
-    if config.initial_model is not None and not any(path.exists() for path in checkpoints):
-        begin_with(lm, config.initial_model)
-        _remember_longer(lm, config.longer_memory, config.smaller_steps)
-    if config.carry_state:
-        # Before the checkpoint is read, which has the state in it.
-        lm.carry_state(
-            config.batch_size,
-            carry_context=config.carry_context,
-            groups=config.carry_groups,
-        )
-    done = restore(run, lm, say)
-    if done:
-        console.print(f"Continuing after step {done:,} of {config.steps:,}.")
-    if done < config.steps:
-        with disk_errors(run.tensorboard):
-            _fit(run, config, text, lm, done, console, title)
-    metrics = [line for line in run.read_metrics() if "perplexity" in line]
-    replace_file(run.curve, lambda path: plot_run(metrics, path))
-    # Last of all: a run with a model is a finished one.
-    run.keep_model(lm)
-    return lm
+        run.remove_leftovers()
+        run.remember_beginning()
+        repaired = run.repair_tokenizer()
+        if repaired is not None:
+            say(repaired)
+        if run.tensorboard.exists() and not run.tensorboard.is_dir():
+            raise ValueError(f"`{run.tensorboard}` is not a directory; remove it.")
+        lm = build_model(config, text.tokenizer) if lm is None else lm
+        checkpoints = run.checkpoint, run.previous_checkpoint
+        if config.initial_model is not None and not any(path.exists() for path in checkpoints):
+            begin_with(lm, config.initial_model)
+            _remember_longer(lm, config.longer_memory, config.smaller_steps)
+        if config.carry_state:
+            # Before the checkpoint is read, which has the state in it.
+            lm.carry_state(
+                config.batch_size,
+                carry_context=config.carry_context,
+                groups=config.carry_groups,
+            )
+        done = restore(run, lm, say)
+        if done:
+            console.print(f"Continuing after step {done:,} of {config.steps:,}.")
+        if done < config.steps:
+            with disk_errors(run.tensorboard):
+                _fit(run, config, text, lm, done, console, title)
+        metrics = [line for line in run.read_metrics() if "perplexity" in line]
+        replace_file(run.curve, lambda path: plot_run(metrics, path))
+        # Last of all: a run with a model is a finished one.
+        run.keep_model(lm)
+        return lm
 
 
 def restore(
     run: RunDirectory, lm: FWLCausalLM, say: Callable[[str], object] = lambda line: None
 ) -> int:
-    """Loads a run's last checkpoint, if it has one, and drops the metrics written after it.
+    """Load a run's last checkpoint, if it has one, and drop the metrics written after it.
 
     Where that one is damaged, it is the one before: the steps between the two are trained again.
 
     Args:
-        run: The run.
-        lm: Its model, compiled.
-        say: Told, in a sentence each, what is damaged.
+        run: the run.
+        lm: its model, compiled.
+        say: told, in a sentence each, what is damaged.
 
     Returns:
         The number of steps that are done.
 
     Raises:
-        ValueError: There are checkpoints, and none of them can be used.
+        ValueError: if there are checkpoints, and none of them can be used.
     """
     problems = []
     for path in (run.checkpoint, run.previous_checkpoint):
@@ -179,12 +169,12 @@ def restore(
         problem = run.damage(path, run.checkpoint.name) or _load_weights(lm, path)
         if problem is None:
             break
-        problems.append(f"{path} {problem}")
+        problems.append(f"`{path}` {problem}")
     else:
         if problems:
             raise ValueError(
                 f"{'; '.join(problems)}; put a whole one back, or remove what is there to train "
-                "from the first step"
+                "from the first step."
             )
     if problems:
         # Or it would become the one before, which is whole.
@@ -194,38 +184,38 @@ def restore(
     aside = run.rewind_metrics(done) if run.metrics.exists() else None
     if aside is not None:
         say(
-            f"{run.metrics} has lines that cannot be read; the others are kept, the file as it was "
-            f"is now {aside.name}."
+            f"`{run.metrics}` has lines that cannot be read; the others are kept, the file as it "
+            f"was is now {aside.name}."
         )
     return done
 
 
 def _load_weights(lm: FWLCausalLM, path: Path) -> str | None:
-    """What is wrong with a checkpoint whose checksum nobody knows, or which fits another model."""
+    """Say what is wrong with a checkpoint of unknown checksum, or one that fits another model."""
     try:
         check_weights_file(path)
         lm.load_weights(path)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+        return f"cannot be read: {reason(error)}"
     return None
 
 
 def begin_with(lm: FWLCausalLM, path: str | Path) -> None:
-    """Gives a model the weights of a finished run.
+    """Give a model the weights of a finished run.
 
     Args:
-        lm: The model.
-        path: The run's directory.
+        lm: the model.
+        path: the run's directory.
 
     Raises:
-        ValueError: There is no finished run, or its weights have other shapes.
+        ValueError: if there is no finished run, or its weights have other shapes.
     """
     try:
         lm.set_weights(load_run_model(path).get_weights())
     except ValueError as error:
         raise ValueError(
-            f"initial_model={str(path)!r} does not fit: {error}; give the same body, layers, "
-            "width, heads and vocab_size as that run has"
+            f"`initial_model` {str(path)!r} does not fit: {reason(error)}; give the same body, "
+            "layers, width, heads and vocab_size as that run has."
         ) from error
 
 
@@ -251,7 +241,7 @@ def _fit(
     """Keras's `fit` with an interval for an epoch: checkpoints are where epochs end.
 
     Raises:
-        NotFiniteError: The loss is not finite.
+        NotFiniteError: if the loss is not finite.
     """
     intervals = -(-config.steps // config.interval)
     looks = [*range(config.validation_every, intervals, config.validation_every), intervals]
@@ -280,8 +270,8 @@ def _fit(
         kept = [path.name for path in (run.checkpoint, run.previous_checkpoint) if path.exists()]
         kept = f"{' and '.join(kept)} in {run.path} are" if kept else "no checkpoint is"
         raise NotFiniteError(
-            f"{error}; the run had learning_rate={config.learning_rate:g} and "
-            f"dtype={config.dtype!r}; {kept} from before; begin a new run with other options",
+            f"{reason(error)}; the run had learning_rate={config.learning_rate:g} and "
+            f"dtype={config.dtype!r}; {kept} from before; begin a new run with other options.",
             step=error.step,
             epoch=error.epoch,
             batch=error.batch,

@@ -91,7 +91,7 @@ def check_config(config, custom_objects: dict | None = None) -> None:
 
 
 def _named_entries(config, custom_objects) -> Iterator[dict]:
-    """All dicts in it that stand for an object, each before what is in it."""
+    """Yield the dicts in it that stand for an object, each before what is in it."""
     # Not by recursion, which a file of many brackets would exhaust.
     pending = [config]
     while pending:
@@ -105,7 +105,7 @@ def _named_entries(config, custom_objects) -> Iterator[dict]:
 
 
 def _inner_values(entry, custom_objects):
-    """Everything in a dict but what an adapter holds of Keras 2, and checks by other rules."""
+    """Return all in a dict but what an adapter holds of Keras 2, and checks by other rules."""
     inner, registered = entry.get("config"), entry.get("registered_name")
     if not isinstance(inner, dict) or not isinstance(registered, str):
         return entry.values()
@@ -210,7 +210,7 @@ def _is_registered(name, custom_objects):
 
 
 def _public(module, name):
-    """What Keras exports under a name, or None."""
+    """Return what Keras exports under a name, or None."""
     found = keras
     for part in (*module.split(".")[1:], name):
         found = getattr(found, part, None)

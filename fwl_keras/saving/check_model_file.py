@@ -35,20 +35,20 @@ def check_model_file(path: str | Path) -> None:
             parts = PurePosixPath(name.replace("\\", "/"))
             if parts.is_absolute() or ".." in parts.parts:
                 raise ValueError(
-                    f"it has the file {name!r}, which would be unpacked elsewhere; do not load it"
+                    f"The file {name!r} in it would be unpacked elsewhere; do not load it."
                 )
         if "config.json" not in archive.namelist():
-            raise ValueError("it has no config.json")
+            raise ValueError("The archive has no `config.json`; give one that Keras has saved.")
         if archive.getinfo("config.json").file_size > _LONGEST_CONFIG:
-            raise ValueError(f"its config.json is longer than {_LONGEST_CONFIG:,} bytes")
+            raise ValueError(f"The `config.json` in it is longer than {_LONGEST_CONFIG:,} bytes.")
         try:
             config = json.loads(archive.read("config.json"))
         except RecursionError as error:
-            raise ValueError("its config.json is nested too deeply") from error
+            raise ValueError("The `config.json` in it is nested too deeply to be read.") from error
         if _WEIGHTS in archive.namelist():
             with archive.open(_WEIGHTS) as file:
                 check_weights_file(file)
     registered = config.get("registered_name") if isinstance(config, dict) else None
     if registered not in _MODELS:
-        raise ValueError(f"it is a model {registered!r}, not one of {', '.join(_MODELS)}")
+        raise ValueError(f"The archive has a {registered!r}, not one of {', '.join(_MODELS)}.")
     check_config(config)

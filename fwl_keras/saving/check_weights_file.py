@@ -40,8 +40,8 @@ def check_weights_file(file: str | Path | BinaryIO) -> None:
                 path = f"{group.name.rstrip('/')}/{name}"
                 if not isinstance(link, h5py.HardLink):
                     raise ValueError(
-                        f"the weights have the {type(link).__name__} {path!r} to {link.path!r} "
-                        f"(file {getattr(link, 'filename', 'itself')!r}); do not load them"
+                        f"The weights have the {type(link).__name__} {path!r} to {link.path!r} "
+                        f"(file {getattr(link, 'filename', 'itself')!r}); do not load them."
                     )
                 if isinstance(group[name], h5py.Group):
                     pending.append(group[name])
@@ -61,4 +61,4 @@ def _check_dataset(path, dataset):
         if declared > _BOMB_BYTES and declared > _BOMB_EXPANSION * stored:
             kind = f"said to have {declared:,} bytes, of which {stored:,} are stored"
     if kind is not None:
-        raise ValueError(f"the weights' {path!r} is {kind}; do not load them")
+        raise ValueError(f"The weights' {path!r} is {kind}; do not load them.")

@@ -19,5 +19,5 @@ SAVED_CLASSES = {
 
 
 def registered_name(class_name: str) -> str:
-    """The name that a class of this package is registered under with Keras."""
+    """Return the name that a class of this package is registered under with Keras."""
     return f"fwl_keras>{class_name}"

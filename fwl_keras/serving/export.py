@@ -2,20 +2,21 @@
 
 import datetime
 import json
-import os
 import shlex
-import shutil
-import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import tensorflow as tf
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-import fwl_keras
+from fwl_keras._version import __version__
+from fwl_keras.files import new_directory
 from fwl_keras.serving.options import ServingOptions
 from fwl_keras.serving.signatures import Signature, Signatures
 from fwl_keras.serving.warmup import sample_requests, write_requests
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 DEFAULT = "score"
 ABOUT = "fwl_keras.json"
@@ -52,32 +53,26 @@ def export_model(
     """
     options = options or ServingOptions()
     path = check_version_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name that is no number, in the same file system: a server that polls sees nothing of it.
-    beside = Path(tempfile.mkdtemp(prefix=f".writing-{path.name}-", dir=path.parent))
-    try:
+    # Meanwhile its name is no number: a server that polls sees nothing of it.
+    with new_directory(path) as beside:
+        wrap = {}
+        if options.dtype == "bfloat16":
+            wrap = {"wrap": _StoredWeights(lm).using}
+        signatures = Signatures(lm, options, **wrap)
         with _progress(progress) as bar:
-            signatures = Signatures(lm, options)
-            graphs = _write_saved_model(lm, signatures, options, beside, bar)
+            graphs = _write_saved_model(lm, signatures, beside, bar)
         _write_json(beside / "signatures.json", _describe(signatures.all(), graphs))
         requests = sample_requests(lm, signatures.all())
         requests["serving_default"] = requests[DEFAULT]
         warm = write_requests(beside, requests, path.absolute().parent.name)
         about = {**(about or {}), "warmup_requests": len(requests) if warm else 0}
         _write_json(beside / ABOUT, _about(lm, options, beside, about))
-        beside.chmod(0o755)
-        _sync(beside)
-        os.rename(beside, path)
-        _sync_directory(path.parent)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     return path
 
 
 def _describe(signatures: dict[str, Signature], graphs: dict) -> dict:
-    """Names, dtypes and shapes of all inputs and outputs, -1 for any number."""
-    described = {"serving_default": {"same_as": DEFAULT}}
+    """Return names, dtypes and shapes of all inputs and outputs, -1 for any number."""
+    described: dict[str, dict] = {"serving_default": {"same_as": DEFAULT}}
     for name, signature in signatures.items():
         outputs = graphs[name].get_concrete_function().structured_outputs
         described[name] = {
@@ -94,7 +89,7 @@ def _describe_tensor(tensor) -> dict:
 
 
 def serve_command(path: str | Path) -> str:
-    """The command that serves a version directory on this machine, REST on port 8501."""
+    """Return the command that serves a version directory on this machine, REST on port 8501."""
     model = Path(path).absolute().parent
     volume = shlex.quote(f"{model}:/models/{model.name}:ro")
     name = shlex.quote(f"MODEL_NAME={model.name}")
@@ -102,10 +97,13 @@ def serve_command(path: str | Path) -> str:
 
 
 def check_version_path(path: str | Path) -> Path:
-    """The path of a version that can be written.
+    """Return the path of a version if it can be written.
+
+    Args:
+        path: the version directory.
 
     Raises:
-        ValueError: as `export_model`, for its path and backend.
+        ValueError: if `export_model` would refuse the path or the backend.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -126,12 +124,14 @@ def check_version_path(path: str | Path) -> Path:
     return path
 
 
-def _progress(shown) -> Progress:
+def _progress(shown) -> "Progress":
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, transient=True, disable=not shown)
 
 
-def _write_saved_model(lm, signatures, options, path, bar) -> dict:
+def _write_saved_model(lm, signatures, path, bar) -> dict:
     if lm.body.keeps_context:
         # What a body makes on its first use, variables too, must not be made inside a graph.
         lm.body.initial_context(1, 1)
@@ -139,14 +139,10 @@ def _write_saved_model(lm, signatures, options, path, bar) -> dict:
     # Its model file would otherwise be left out. Variables that the graphs use are found by
     # themselves; tracking the model would write every weight a second time.
     archive.track(signatures.tokenizer)
-    wrap = {}
-    if options.dtype == "bfloat16":
-        stored = _StoredWeights(lm)
-        wrap = {"wrap": stored.using}
     graphs = {}
     # Tracing is what takes time here.
     for name, signature in bar.track(signatures.all().items(), description="Tracing"):
-        graphs[name] = signature.compiled(**wrap)
+        graphs[name] = signature.compiled()
         archive.add_endpoint(name, graphs[name])
     archive.add_endpoint("serving_default", graphs[DEFAULT])
     bar.add_task("Writing", total=None)
@@ -159,24 +155,21 @@ class _StoredWeights(tf.Module):
 
     def __init__(self, lm):
         super().__init__()
-        self._variables = lm.variables
+        self._floats = [v for v in lm.variables if keras.backend.is_float_dtype(v.dtype)]
         self.halves = [
-            tf.Variable(tf.cast(v.value, tf.bfloat16), trainable=False)
-            for v in self._variables
-            if keras.backend.is_float_dtype(v.dtype)
+            tf.Variable(tf.cast(v.value, tf.bfloat16), trainable=False) for v in self._floats
         ]
 
     def using(self, function):
-        """The function, computed with the stored weights."""
-        floats = [v for v in self._variables if keras.backend.is_float_dtype(v.dtype)]
+        """Return the function, computed with the stored weights."""
 
-        def wrapped(inputs):
+        def wrapped(*inputs):
             values = [
                 (variable, tf.cast(half, variable.dtype))
-                for variable, half in zip(floats, self.halves, strict=True)
+                for variable, half in zip(self._floats, self.halves, strict=True)
             ]
             with keras.StatelessScope(state_mapping=values):
-                return function(inputs)
+                return function(*inputs)
 
         return wrapped
 
@@ -190,7 +183,7 @@ def _about(lm, options, path, about) -> dict:
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
-            "fwl_keras": fwl_keras.__version__,
+            "fwl_keras": __version__,
             "keras": keras.__version__,
             "tensorflow": tf.__version__,
         },
@@ -212,21 +205,3 @@ def _about(lm, options, path, about) -> dict:
 
 def _write_json(path, value) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-
-
-def _sync(directory) -> None:
-    """Wait until all of a directory is on disk."""
-    for path in (*directory.rglob("*"), directory):
-        if path.is_dir():
-            _sync_directory(path)
-        else:
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-
-
-def _sync_directory(path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,16 +1,17 @@
-"""Reading and writing in one graph, whatever the texts' lengths."""
+"""Loops in a graph that read texts and write on from them, whatever their lengths."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from fwl_keras.inference.reading import Advanced, advance
+from fwl_keras.inference.reading_loop import WindowRead, read_window
 from fwl_keras.inference.samplers import Sampling
 from fwl_keras.inference.state import join_state, split_state
 from fwl_keras.inference.writing_loop import write_tokens
 
 
-class Written(NamedTuple):
+class WrittenRows(NamedTuple):
     """What `write_rows` has done.
 
     Attributes:
@@ -26,7 +27,9 @@ class Written(NamedTuple):
     state: dict
 
 
-def read_rows(lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "adapt") -> Advanced:
+def read_rows(
+    lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "adapt"
+) -> WindowRead:
     """Read texts in windows of the body's context.
 
     Args:
@@ -34,7 +37,10 @@ def read_rows(lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "a
         ids: int32 [B, (T)].
         state: the model's state, without a context.
         window: tokens that the body reads at once.
-        mode: as for `advance`.
+        mode: as for `read_window`.
+
+    Returns:
+        What was read, as of one `read_window` over the whole texts.
     """
     tokens, lengths = ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
     # At least one place, so that a batch of refused rows is a batch like any other.
@@ -42,9 +48,9 @@ def read_rows(lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "a
     batch, total = tf.unstack(tf.shape(tokens))
     there = tf.sequence_mask(lengths, total)
 
-    def read_window(start, losses, scored, diverged, state):
+    def read_next(start, losses, scored, diverged, state):
         stop = tf.minimum(start + window, total)
-        found = advance(lm, tokens[:, start:stop], there[:, start:stop], state, mode=mode)
+        found = read_window(lm, tokens[:, start:stop], there[:, start:stop], state, mode=mode)
         around = [[0, 0], [start, total - stop]]
         losses = losses + tf.pad(found.losses, around)
         scored = tf.logical_or(scored, tf.pad(found.scored, around))
@@ -53,11 +59,11 @@ def read_rows(lm, ids: tf.RaggedTensor, state: dict, window: int, mode: str = "a
     nothing = tf.zeros([batch, total], tf.bool)
     _, *result = tf.while_loop(
         lambda start, *_: start < total,
-        read_window,
+        read_next,
         (0, tf.zeros([batch, total]), nothing, nothing[:, 0], state),
         shape_invariants=_any_batch((0, *[tf.zeros([1, 1])] * 2, tf.zeros([1]), state)),
     )
-    return Advanced(*result)
+    return WindowRead(*result)
 
 
 def write_rows(
@@ -66,19 +72,21 @@ def write_rows(
     state: dict,
     window: int,
     *,
+    read: Callable,
     new_tokens: tf.Tensor,
     draw: Sampling,
     seeds: tf.Tensor,
     active: tf.Tensor,
     stop_token_ids: tuple[int, ...],
-) -> Written:
-    """Read prompts and write on, every row by itself.
+) -> WrittenRows:
+    """Read prompts and write on from them, every row by itself.
 
     Args:
         lm: FWLCausalLM.
         ids: int32 [B, (T)], the prompts.
         state: the model's state, without a context.
         window: tokens that the body reads at once.
+        read: `read_rows` from ids and a state.
         new_tokens: int32 tensor [B], tokens to write at most.
         draw: how tokens are drawn, tensors [B].
         seeds: uint32 tensor [B, 2].
@@ -91,7 +99,7 @@ def write_rows(
     before = tf.RaggedTensor.from_tensor(tokens, whole)
     diverged, state = tf.cond(
         tf.reduce_any(whole > 0),
-        lambda: tuple(read_rows(lm, before, state, window)[2:]),
+        lambda: tuple(read(before, state)[2:]),
         lambda: (tf.zeros_like(state["pending_valid"]), state),
     )
 
@@ -109,7 +117,7 @@ def write_rows(
     if lm.body.keeps_context:
         context = lm.body.initial_context(tf.shape(rest)[0], window)
     state = join_state(block_state, pending, valid, context)
-    prompt = advance(lm, tokens[:, :width], tf.sequence_mask(rest, width), state)
+    prompt = read_window(lm, tokens[:, :width], tf.sequence_mask(rest, width), state)
 
     limits = rest + new_tokens
     places = {
@@ -120,7 +128,7 @@ def write_rows(
         "lengths": rest,
         "limits": limits,
     }
-    tokens, written, _, finite, state = write_tokens(
+    tokens, written, _, finite, state, _ = write_tokens(
         lm,
         places,
         seeds,
@@ -128,7 +136,7 @@ def write_rows(
         tf.zeros_like(rest),
         tf.logical_not(active),
         prompt.state,
-        draw=draw,
+        sampling=draw,
         stop_token_ids=stop_token_ids,
         adapt=lm.block.use_fast_weights,
         window=window,
@@ -136,18 +144,18 @@ def write_rows(
     there = _between(rest, rest + written, longest)
     text = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(tokens, there), written)
     diverged = tf.logical_or(diverged, prompt.diverged)
-    return Written(text, diverged, finite, join_state(*split_state(state)[:3], {}))
+    return WrittenRows(text, diverged, finite, join_state(*split_state(state)[:3], {}))
 
 
 def _between(start, stop, width):
-    """Bool tensor [B, width], places from start to stop of each row."""
+    """Return a bool tensor [B, width], places from start to stop of each row."""
     return tf.logical_and(
         tf.sequence_mask(stop, width), tf.logical_not(tf.sequence_mask(start, width))
     )
 
 
 def _any_batch(structure):
-    """Shapes of loop variables whose rows and columns may be any number."""
+    """Return the shapes of loop variables whose rows and columns may be any number."""
     return tf.nest.map_structure(
         lambda t: (
             tf.TensorShape([None] * min(2, len(t.shape)) + list(t.shape[2:]))

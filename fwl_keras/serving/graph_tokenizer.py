@@ -1,8 +1,11 @@
 """Text to token ids and back, in the graph."""
 
+from typing import Any
+
 import tensorflow as tf
 
-from fwl_keras.data.sentencepiece_tokenizer import SPACE_SIGN, SentencePieceTokenizer
+from fwl_keras.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from fwl_keras.data.space_sign import SPACE_SIGN
 from fwl_keras.serving.checks import RowChecks, is_utf8
 
 
@@ -36,16 +39,16 @@ class GraphTokenizer(tf.Module):
         self.max_bytes = max_bytes
         # Others take the sign for a space, in Python too: what they cannot give back is refused.
         self._takes_sign = isinstance(tokenizer, SentencePieceTokenizer)
-        self._tokenizer = (
+        self._tokenizer: Any = (
             tokenizer.to_tf()
-            if self._takes_sign
+            if isinstance(tokenizer, SentencePieceTokenizer)
             else tensorflow_text.SentencepieceTokenizer(model=proto, out_type=tf.int32)
         )
 
     def encode(
         self, text: tf.Tensor, checks: RowChecks, may_be_empty: tf.Tensor | None = None
     ) -> tf.RaggedTensor:
-        """Token ids of texts, without start tokens.
+        """Return the token ids of texts, without start tokens.
 
         Args:
             text: string tensor [B].
@@ -78,7 +81,7 @@ class GraphTokenizer(tf.Module):
     def check_ids(
         self, token_ids: tf.Tensor, lengths: tf.Tensor, checks: RowChecks
     ) -> tf.RaggedTensor:
-        """Token ids as they were sent.
+        """Return token ids as they were sent.
 
         Args:
             token_ids: int32 tensor [B, T].
@@ -100,7 +103,7 @@ class GraphTokenizer(tf.Module):
         return keep_rows(ids, checks.fine)
 
     def decode(self, ids: tf.RaggedTensor) -> tf.Tensor:
-        """Texts, string tensor [B], of token ids int32 [B, (T)]; special ids disappear."""
+        """Return texts, string tensor [B], of ids int32 [B, (T)]; special ids disappear."""
         kept = tf.ones_like(ids.flat_values, tf.bool)
         for special in {self.start_token_id, *self.end_token_ids} - {None}:
             kept = tf.logical_and(kept, tf.not_equal(ids.flat_values, special))
@@ -108,7 +111,9 @@ class GraphTokenizer(tf.Module):
         return self._tokenizer.detokenize(ids)
 
     def continuation(self, before: tf.RaggedTensor, ids: tf.RaggedTensor) -> tf.Tensor:
-        """Texts, string tensor [B], of what comes after other tokens; as `Codec.continuation`.
+        """Return texts, string tensor [B], of what comes after other tokens.
+
+        As `Codec.continuation`.
 
         Args:
             before: int32 [B, (T)], the tokens before; none stands for a text that is not known.
@@ -125,13 +130,13 @@ class GraphTokenizer(tf.Module):
 
 
 def keep_rows(ids: tf.RaggedTensor, rows: tf.Tensor) -> tf.RaggedTensor:
-    """Ragged rows, empty where `rows` (bool tensor [B]) is false."""
+    """Return ragged rows, empty where `rows` (bool tensor [B]) is false."""
     kept = tf.repeat(rows, ids.row_lengths())
     return tf.ragged.boolean_mask(ids, ids.with_flat_values(kept))
 
 
 def prepend(ids: tf.RaggedTensor, token_id: int | None, rows: tf.Tensor) -> tf.RaggedTensor:
-    """Ragged rows with an id before the first one where `rows` (bool tensor [B]) is true."""
+    """Return ragged rows with an id before the first where `rows` (bool tensor [B]) is true."""
     if token_id is None:
         return ids
     counts = tf.cast(rows, ids.row_splits.dtype)

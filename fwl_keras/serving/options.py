@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from fwl_keras._arguments import require_count
 
+# Of the weights on disk.
+DTYPES = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class ServingOptions:
@@ -26,8 +29,10 @@ class ServingOptions:
     def __post_init__(self) -> None:
         for name in ("max_tokens", "max_new_tokens"):
             require_count(name, getattr(self, name))
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f'`dtype` must be "float32" or "bfloat16"; received {self.dtype!r}.')
+        if self.dtype not in DTYPES:
+            raise ValueError(
+                f"`dtype` must be one of {', '.join(DTYPES)}; received {self.dtype!r}."
+            )
 
     @property
     def max_bytes(self) -> int:

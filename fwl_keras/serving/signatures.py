@@ -1,5 +1,6 @@
 """The signatures of a served model: functions of tensors, every one with a leading [batch]."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import tensorflow as tf
 from fwl_keras.inference.samplers import Sampling
 from fwl_keras.inference.writing_loop import next_logits
 from fwl_keras.ops.reset_rows import reset_rows, select_rows
-from fwl_keras.serving.checks import RowChecks, is_finite
+from fwl_keras.serving.checks import RowChecks
 from fwl_keras.serving.graph_loops import read_rows, write_rows
 from fwl_keras.serving.graph_tokenizer import GraphTokenizer, keep_rows, prepend
 from fwl_keras.serving.options import ServingOptions
@@ -27,15 +28,9 @@ class Signature(NamedTuple):
     inputs: dict
     description: str
 
-    def compiled(
-        self, wrap: Callable = lambda function: function
-    ) -> tf.types.experimental.Callable:
-        """The function as a graph, each of whose inputs and outputs has its name.
-
-        Args:
-            wrap: applied to the function first.
-        """
-        function = wrap(self.function)
+    def compiled(self) -> tf.types.experimental.Callable:
+        """Return the function as a graph, each of whose inputs and outputs has its name."""
+        function = self.function
 
         def checked(inputs):
             with tf.control_dependencies([_same_rows(inputs)]):
@@ -49,7 +44,7 @@ class Signature(NamedTuple):
 
 
 def _same_rows(inputs):
-    """An error for the whole request: then it is not known what belongs to which row."""
+    """Return a check of a whole request: is it known what belongs to which row?"""
     rows = tf.stack([tf.shape(inputs[name])[0] for name in sorted(inputs)])
     fine = tf.logical_and(tf.reduce_all(tf.equal(rows, rows[0])), rows[0] > 0)
     message = (
@@ -70,12 +65,32 @@ _WRITING = {
 }
 
 
+# Of `_write_rows`: new tokens, temperature, top_k and top_p.
+_DRAWING = (tf.int32, tf.float32, tf.int32, tf.float32)
+
+
+def _once(wrap, function, specs):
+    """Return a function that is one graph in all graphs that call it: most of them is in two."""
+
+    @functools.cache
+    def graph():
+        with tf.init_scope():
+            settings = {"input_signature": specs, "autograph": False}
+            return tf.function(wrap(function), **settings).get_concrete_function()
+
+    def call(*arguments):
+        return graph()(*arguments) if tf.inside_function() else function(*arguments)
+
+    return call
+
+
 class Signatures:
     """All signatures of a model.
 
     Args:
         lm: FWLCausalLM with a SentencePiece preprocessor.
         options: caps.
+        wrap: applied to what is to be a graph, as a whole or by itself within others.
 
     Attributes:
         tokenizer: the GraphTokenizer, to be tracked by whoever saves the functions.
@@ -84,8 +99,9 @@ class Signatures:
         ValueError: if the model cannot take text.
     """
 
-    def __init__(self, lm, options: ServingOptions):
+    def __init__(self, lm, options: ServingOptions, wrap: Callable = lambda function: function):
         self._lm = lm
+        self._wrap = wrap
         self._options = options
         self._window = lm.context_length or options.max_tokens
         self.tokenizer = GraphTokenizer(lm.codec, options.max_tokens, options.max_bytes)
@@ -93,9 +109,15 @@ class Signatures:
             name: ((None, *value.shape[1:]), value.dtype)
             for name, value in lm.initial_state(1).items()
         }
+        ids = tf.RaggedTensorSpec([None, None], tf.int32)
+        state = {name: tf.TensorSpec(*spec) for name, spec in self._state.items()}
+        numbers = [tf.TensorSpec([None], dtype) for dtype in _DRAWING]
+        seeds, active = tf.TensorSpec([None, 2], tf.uint32), tf.TensorSpec([None], tf.bool)
+        self._read_rows = _once(wrap, self._read_rows, [ids, state])
+        self._write_rows = _once(wrap, self._write_rows, [ids, state, *numbers, seeds, active])
 
     def all(self) -> dict[str, Signature]:
-        """The signatures by name; `score` is also to be the default one."""
+        """Return the signatures by name; `score` is also to be the default one."""
         state = self._state
         described = {
             "score": (self._score, _TEXT, "Log-probabilities of a text's tokens."),
@@ -119,7 +141,7 @@ class Signatures:
         signatures = {}
         for name, (function, inputs, description) in described.items():
             specs = {key: tf.TensorSpec(*spec, name=key) for key, spec in inputs.items()}
-            signatures[name] = Signature(function, specs, description)
+            signatures[name] = Signature(self._wrap(function), specs, description)
         return signatures
 
     def _score(self, inputs):
@@ -134,12 +156,10 @@ class Signatures:
 
     def _score_text(self, inputs, state, checks):
         ids = self.tokenizer.encode(inputs["text"], checks)
-        begins = self._begins(ids, state)
-        losses, scored, state = self._read_ids(
-            prepend(ids, self.tokenizer.start_token_id, begins), state, checks
-        )
+        begun = self._begin(ids, state)
+        losses, scored, state = self._read_ids(begun, state, checks)
         # Row by row without the start token's own place.
-        shift = tf.cast(begins, tf.int32) * (self.tokenizer.start_token_id is not None)
+        shift = tf.cast(begun.row_lengths() - ids.row_lengths(), tf.int32)
         width = tf.shape(losses)[1] - tf.reduce_min(shift)
         places = tf.minimum(tf.range(width) + shift[:, None], tf.shape(losses)[1] - 1)
         there = tf.sequence_mask(ids.row_lengths(), width)
@@ -155,15 +175,15 @@ class Signatures:
 
     def _scores(self, losses, scored, ids, state, checks):
         total = tf.reduce_sum(tf.where(scored, losses, 0.0), axis=1)
-        finite = tf.logical_and(tf.math.is_finite(total), is_finite(state))
-        checks.refuse("overflow", tf.logical_not(finite))
-        scored = tf.logical_and(scored, checks.fine[:, None])
-        total = tf.where(checks.fine, total, 0.0)
+        checks.refuse_overflow({**state, "total": total})
+        fine = checks.fine
+        scored = tf.logical_and(scored, fine[:, None])
+        total = tf.where(fine, total, 0.0)
         count = tf.reduce_sum(tf.cast(scored, tf.int32), axis=1)
         mean = total / tf.cast(tf.maximum(count, 1), tf.float32)
         return {
             "log_probabilities": tf.where(scored, -losses, 0.0),
-            "lengths": tf.where(checks.fine, tf.cast(ids.row_lengths(), tf.int32), 0),
+            "lengths": tf.where(fine, tf.cast(ids.row_lengths(), tf.int32), 0),
             "total_log_probability": tf.where(count > 0, -total, 0.0),
             "token_count": count,
             # The largest number that float32 has is finite, and as good as infinity.
@@ -178,12 +198,11 @@ class Signatures:
     def _read(self, inputs):
         checks, given = self._given(inputs)
         ids = self.tokenizer.encode(inputs["text"], checks)
-        begins = self._begins(ids, given)
-        ids_read = prepend(ids, self.tokenizer.start_token_id, begins)
-        _, _, state = self._read_ids(ids_read, given, checks)
-        checks.refuse("overflow", tf.logical_not(is_finite(state)))
-        count = tf.where(checks.fine, tf.cast(ids.row_lengths(), tf.int32), 0)
-        state = select_rows(checks.fine, state, given)
+        _, _, state = self._read_ids(self._begin(ids, given), given, checks)
+        checks.refuse_overflow(state)
+        fine = checks.fine
+        count = tf.where(fine, tf.cast(ids.row_lengths(), tf.int32), 0)
+        state = select_rows(fine, state, given)
         return {"token_count": count, **state, **checks.outputs()}
 
     def _generate(self, inputs):
@@ -198,43 +217,27 @@ class Signatures:
 
     def _write(self, inputs, state, checks, may_be_empty):
         ids = self.tokenizer.encode(inputs["text"], checks, may_be_empty)
-        limit = self._options.max_new_tokens
-        new_tokens, seed = inputs["max_new_tokens"], inputs["seed"]
-        temperature, top_k, top_p = (inputs[n] for n in ("temperature", "top_k", "top_p"))
-        checks.refuse("new_tokens", tf.logical_or(new_tokens < 1, new_tokens > limit), limit)
-        sane = tf.logical_and(tf.math.is_finite(temperature), temperature >= 0)
-        checks.refuse("temperature", tf.logical_not(sane))
-        checks.refuse("top_k", top_k < 0)
-        checks.refuse("top_p", tf.logical_not(tf.logical_and(top_p > 0, top_p <= 1)))
-        checks.refuse("seed", tf.logical_or(seed < 0, seed >= 2**32))
+        checks.refuse_drawing(inputs, self._options.max_new_tokens)
         fine = checks.fine
-        ids = keep_rows(ids, fine)
-        ids = prepend(ids, self.tokenizer.start_token_id, self._begins(ids, state))
-        draw = Sampling(
-            temperature=tf.where(fine, temperature, 1.0),
-            top_k=tf.where(tf.logical_and(fine, top_k > 0), top_k, self.tokenizer.vocab_size),
-            top_p=tf.where(fine, top_p, 1.0),
-        )
-        seed = tf.cast(tf.where(fine, seed, 0), tf.uint32)
-        found = write_rows(
-            self._lm,
+        ids = self._begin(keep_rows(ids, fine), state)
+        top_k, seed = inputs["top_k"], tf.cast(tf.where(fine, inputs["seed"], 0), tf.uint32)
+        found, logits = self._write_rows(
             ids,
             state,
-            self._window,
-            new_tokens=tf.where(fine, new_tokens, 0),
-            draw=draw,
-            seeds=tf.stack([seed, tf.zeros_like(seed)], axis=1),
-            active=fine,
-            stop_token_ids=self.tokenizer.end_token_ids,
+            tf.where(fine, inputs["max_new_tokens"], 0),
+            tf.where(fine, inputs["temperature"], 1.0),
+            tf.where(tf.logical_and(fine, top_k > 0), top_k, self.tokenizer.vocab_size),
+            tf.where(fine, inputs["top_p"], 1.0),
+            tf.stack([seed, tf.zeros_like(seed)], axis=1),
+            fine,
         )
-        written, state = found.ids, found.state
+        state = found.state
         checks.warn("diverged", found.diverged)
+        checks.refuse("overflow", tf.logical_not(found.finite))
         # Logits overflow before the state does.
-        finite = tf.reduce_all(tf.math.is_finite(next_logits(self._lm, state)), axis=1)
-        finite = tf.logical_and(finite, found.finite)
-        checks.refuse("overflow", tf.logical_not(tf.logical_and(finite, is_finite(state))))
+        checks.refuse_overflow({**state, "logits": logits})
         fine = checks.fine
-        written = keep_rows(written, fine)
+        written = keep_rows(found.ids, fine)
         count = tf.cast(written.row_lengths(), tf.int32)
         ends = tf.zeros_like(written.flat_values, tf.bool)
         for stop in self.tokenizer.end_token_ids:
@@ -261,25 +264,40 @@ class Signatures:
         return {"text": self.tokenizer.decode(ids), **checks.outputs()}
 
     def _read_ids(self, ids, state, checks):
-        found = read_rows(self._lm, ids, state, self._window)
+        found = self._read_rows(ids, state)
         checks.warn("diverged", found.diverged)
         return found.losses, found.scored, found.state
 
-    def _begins(self, ids, state):
-        """Bool tensor [B], rows whose first token is the first of a text."""
-        return tf.logical_and(ids.row_lengths() > 0, tf.logical_not(state["pending_valid"]))
+    def _read_rows(self, ids, state):
+        return read_rows(self._lm, ids, state, self._window)
+
+    def _write_rows(self, ids, state, new_tokens, temperature, top_k, top_p, seeds, active):
+        found = write_rows(
+            self._lm,
+            ids,
+            state,
+            self._window,
+            read=self._read_rows,
+            new_tokens=new_tokens,
+            draw=Sampling(temperature=temperature, top_k=top_k, top_p=top_p),
+            seeds=seeds,
+            active=active,
+            stop_token_ids=self.tokenizer.end_token_ids,
+        )
+        return found, next_logits(self._lm, found.state)
+
+    def _begin(self, ids, state):
+        """Return ids with the start token before the first one of a text."""
+        begins = tf.logical_and(ids.row_lengths() > 0, tf.logical_not(state["pending_valid"]))
+        return prepend(ids, self.tokenizer.start_token_id, begins)
 
     def _fresh(self, rows):
         batch_size = tf.shape(rows)[0]
         return RowChecks(batch_size), self._lm.initial_state(batch_size)
 
     def _given(self, inputs):
-        """The state that came with a request; fresh in rows where it is damaged."""
+        """Return the checks of a request and its state, fresh in rows where that is damaged."""
         state = {name: inputs[name] for name in self._state}
         checks = RowChecks(tf.shape(inputs["text"])[0])
-        length = self._lm.block.segment_length or 1
-        position = state["position"]
-        damaged = tf.logical_or(position < 0, position >= length)
-        damaged = tf.logical_or(damaged, tf.logical_not(is_finite(state)))
-        checks.refuse("state", damaged)
+        damaged = checks.refuse_state(state, self._lm.block.segment_length or 1)
         return checks, reset_rows(state, damaged)

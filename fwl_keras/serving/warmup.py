@@ -16,7 +16,7 @@ from fwl_keras.serving.signatures import Signature
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MISSING = (
     "No warm-up requests were written, so the server's first requests will be slow; to have them, "
-    'install the extra and export again: pip install "fwl_keras[serving]".'
+    'install the extra and export again: `pip install "fwl_keras[serving]"`.'
 )
 
 _SAMPLES = {
@@ -32,7 +32,7 @@ _SAMPLES = {
 
 
 def sample_requests(lm, signatures: Mapping[str, Signature]) -> dict[str, dict[str, np.ndarray]]:
-    """A small request of one row for every signature; states are fresh.
+    """Return a small request of one row for every signature; states are fresh.
 
     Args:
         lm: FWLCausalLM.
@@ -93,7 +93,7 @@ def _to_proto(value):
 
 
 def read_requests(directory: str | Path) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """The requests of a version's warm-up file.
+    """Return the requests of a version's warm-up file.
 
     Args:
         directory: the version directory.

@@ -16,7 +16,7 @@ tf_keras = pytest.importorskip("tf_keras")
 pytest.importorskip("official", reason="needs tf-models-official")
 tf = pytest.importorskip("tensorflow")
 
-from fwl_keras.backbones.model_garden import (  # noqa: E402
+from fwl_keras.backbones import (  # noqa: E402
     EncoderBlockBackbone,
     Keras2Layer,
     TransformerXLBackbone,

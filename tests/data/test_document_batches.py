@@ -153,14 +153,14 @@ def test_fewer_documents_than_rows_are_read_at_several_places():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"documents": []}, "documents_ids holds no tokens"),
-        ({"documents": [[], []]}, "documents_ids holds no tokens"),
-        ({"length": 0}, "length=0"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"steps": 0}, "steps=0"),
-        ({"seed": -1}, "seed=-1"),
-        ({"groups": 0}, "groups must be an int of at least 1; received groups=0"),
-        ({"start": 41}, "start must be between 0 and steps=40; received start=41"),
+        ({"documents": []}, "`documents_ids` holds no tokens"),
+        ({"documents": [[], []]}, "`documents_ids` holds no tokens"),
+        ({"length": 0}, "`length` must be a positive whole number; received 0"),
+        ({"batch_size": 0}, "`batch_size` must be a positive whole number; received 0"),
+        ({"steps": 0}, "`steps` must be a positive whole number; received 0"),
+        ({"seed": -1}, "`seed` must be a whole number of at least 0; received -1"),
+        ({"groups": 0}, "`groups` must be a positive whole number; received 0"),
+        ({"start": 41}, "`start` must be between 0 and `steps`=40; received 41"),
     ],
 )
 def test_bad_arguments_are_errors(changes, message):
@@ -207,7 +207,9 @@ def test_one_pass_takes_the_longest_first_and_wastes_little():
 
 
 def test_one_pass_checks_its_arguments():
-    with pytest.raises(ValueError, match="batch_size=0"):
+    with pytest.raises(
+        ValueError, match="`batch_size` must be a positive whole number; received 0"
+    ):
         DocumentPass(DOCUMENTS, LENGTH, 0, eos_id=EOS, pad_id=PAD)
     with pytest.raises(ValueError, match="holds no tokens"):
         DocumentPass([[]], LENGTH, 1, eos_id=EOS, pad_id=PAD)

@@ -132,14 +132,14 @@ def test_text_of_signs_alone_can_be_trained_on(text):
 def test_a_model_that_changes_texts_is_an_error(tokenizer, damage):
     model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.proto)
     damage(model)
-    with pytest.raises(ValueError, match=r"^proto \(\d+ bytes\) changes texts.*train one with"):
+    with pytest.raises(ValueError, match=r"^`proto` \(\d+ bytes\) changes texts.*train one with"):
         SentencePieceTokenizer(model.SerializeToString())
 
 
 @pytest.mark.parametrize("place", [b"<0x05>", b"return"], ids=["a byte", "a piece"])
 def test_a_model_whose_pieces_are_no_utf8_is_an_error(tokenizer, place):
     damaged = tokenizer.proto.replace(place, b"\xbc" + place[1:])
-    with pytest.raises(ValueError, match=r"^proto .* is not a SentencePiece model: ") as error:
+    with pytest.raises(ValueError, match=r"^`proto` .* is not a SentencePiece model: ") as error:
         SentencePieceTokenizer(damaged)
     assert type(error.value) is ValueError
 

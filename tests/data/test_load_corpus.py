@@ -212,7 +212,7 @@ def server(archive, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         monkeypatch.setitem(
-            wikitext._ARCHIVES,
+            wikitext.ARCHIVES,
             "wikitext-2",
             wikitext._Archive(
                 f"http://127.0.0.1:{httpd.server_port}/wikitext-2-v1.zip",
@@ -244,9 +244,9 @@ def test_download_of_something_else_is_an_error(server, archive, tmp_path):
 
 def test_archive_with_other_text_is_an_error(server, archive, tmp_path, monkeypatch):
     other = wikitext._Archive(
-        wikitext._ARCHIVES["wikitext-2"].url, wikitext._ARCHIVES["wikitext-2"].sha256
+        wikitext.ARCHIVES["wikitext-2"].url, wikitext.ARCHIVES["wikitext-2"].sha256
     )
-    monkeypatch.setitem(wikitext._ARCHIVES, "wikitext-2", other)
+    monkeypatch.setitem(wikitext.ARCHIVES, "wikitext-2", other)
     with pytest.raises(ValueError, match=f"has {word_count(ARTICLES)} words.*instead of 217646"):
         load_corpus("wikitext-2", cache_dir=tmp_path / "cache")
 
@@ -364,8 +364,8 @@ def test_directory_of_files(tmp_path):
         ("a.jsonl", b"", r"a\.jsonl.*no text"),
         ("a.jsonl", b'{"text": "a"}\n{"te', r"a\.jsonl, line 2: not JSON"),
         ("a.jsonl", b"\n[1]\n", r"a\.jsonl, line 2: a JSON object is needed, not an array"),
-        ("a.jsonl", b'{"body": "a", "id": 1}', r"line 1: text_field='text'.*\['body', 'id'\]"),
-        ("a.jsonl", b'{"text": 5}', r"line 1: text_field='text' is not a string"),
+        ("a.jsonl", b'{"body": "a", "id": 1}', r"line 1: `text_field`='text'.*\['body', 'id'\]"),
+        ("a.jsonl", b'{"text": 5}', r"line 1: `text_field`='text' is not a string"),
         ("a.jsonl", b'{"text": "\\ud800"}', r"line 1: .*surrogate"),
         ("a.csv", b"a,b", r"a\.csv.*\.txt, \.jsonl"),
     ],
@@ -388,7 +388,7 @@ def test_bad_directory_is_an_error(tmp_path):
 def test_unknown_corpus_is_an_error(name, tmp_path, monkeypatch):
     (tmp_path / "book.txt").write_text(BOOK)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"name_or_path=.* is neither"):
+    with pytest.raises(ValueError, match=r"`name_or_path`=.* is neither"):
         load_corpus(name)
 
 
@@ -400,9 +400,9 @@ def test_unknown_corpus_error_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"valid_fraction": -0.1}, "valid_fraction=-0.1"),
-        ({"test_fraction": 1.0}, "test_fraction=1.0"),
-        ({"test_fraction": float("nan")}, "test_fraction=nan"),
+        ({"valid_fraction": -0.1}, "`valid_fraction` .* received -0.1"),
+        ({"test_fraction": 1.0}, "`test_fraction` .* received 1.0"),
+        ({"test_fraction": float("nan")}, "`test_fraction` .* received nan"),
         ({"valid_fraction": 0.5, "test_fraction": 0.5}, "nothing is left to train on"),
     ],
 )

@@ -33,7 +33,7 @@ def test_document_windows_never_cross_documents(documents, length, data):
         rest = len(ids) % length
         kept.append(ids[: len(ids) - rest if rest < min_length else len(ids)])
     if not any(kept):
-        with pytest.raises(ValueError, match="no document long enough"):
+        with pytest.raises(ValueError, match="no document of `min_length`"):
             pack_documents(documents, length, pad_id=0, min_length=min_length)
         return
     token_ids, padding_mask, index = pack_documents(
@@ -73,7 +73,7 @@ def test_every_token_but_the_first_is_a_label_once(size, length):
         assert windows.dtype == np.int32
         np.testing.assert_array_equal(windows, padded[:whole])
     else:
-        with pytest.raises(ValueError, match=f"stream has {size} tokens"):
+        with pytest.raises(ValueError, match=f"`stream` has {size} tokens"):
             evaluation_windows(stream, length)
 
 
@@ -84,24 +84,26 @@ def test_bad_length_is_an_error(length):
         lambda: pack_documents([[1, 2]], length, pad_id=0),
         lambda: evaluation_windows(np.arange(9), length),
     ):
-        with pytest.raises(ValueError, match=f"length must be .* received length={length}"):
+        with pytest.raises(ValueError, match=f"`length` must be .* received {length}"):
             pack()
 
 
 def test_bad_arguments_are_errors():
-    with pytest.raises(ValueError, match="documents_ids holds no tokens"):
+    with pytest.raises(ValueError, match="`documents_ids` holds no tokens"):
         pack_stream([[], []], 4, eos_id=None)
-    with pytest.raises(ValueError, match=r"has 3 tokens, too few for one window of length=4"):
+    with pytest.raises(ValueError, match=r"has 3 tokens, too few for one window of `length`=4"):
         pack_stream([[5, 6]], 4, eos_id=3)
-    with pytest.raises(ValueError, match=r"min_length=2 tokens.*longest of the 2.* has 1;"):
+    with pytest.raises(ValueError, match=r"`min_length`=2 tokens.*longest of its 2 has 1;"):
         pack_documents([[5], [6]], 4, pad_id=0)
-    with pytest.raises(ValueError, match=r"min_length must be between 1 and length=4.*=5"):
+    with pytest.raises(
+        ValueError, match=r"`min_length` must be between 1 and `length`=4; received 5"
+    ):
         pack_documents([[5, 6]], 4, pad_id=0, min_length=5)
-    with pytest.raises(ValueError, match=r"stream must be a vector of integers.*\(2, 3\)"):
+    with pytest.raises(ValueError, match=r"`stream` must be a vector of integers.*\(2, 3\)"):
         evaluation_windows(np.zeros((2, 3), int), 2)
     with pytest.raises(ValueError, match="float64"):
         evaluation_windows(np.zeros(3), 2)
-    with pytest.raises(ValueError, match="pad_id=2 occurs in stream"):
+    with pytest.raises(ValueError, match="`pad_id`=2 occurs in `stream`"):
         evaluation_windows(np.arange(5), 2, pad_id=2)
-    with pytest.raises(ValueError, match="stream has 1 tokens"):
+    with pytest.raises(ValueError, match="`stream` has 1 tokens"):
         evaluation_windows(np.arange(1), 2, pad_id=9)

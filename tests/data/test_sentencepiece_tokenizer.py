@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ def test_bytes_of_ids_joined_are_the_text(tokenizer, text):
 
 def test_special_ids_have_no_bytes(tokenizer):
     assert tokenizer.token_bytes([0, 1, 2, 3, 4]) == [b"", b"", b"", b"", b"\0"]
-    with pytest.raises(ValueError, match="ids has 512"):
+    with pytest.raises(ValueError, match="`ids` has 512"):
         tokenizer.token_bytes([5, 512])
 
 
@@ -172,7 +174,7 @@ def test_long_training_text_is_thinned_out_evenly():
     ("text", "message"),
     [
         ("ab\ud800", "surrogate pair at 2"),
-        (b"bytes", "text must be a str; received bytes"),
+        (b"bytes", "`text` must be a str; received bytes"),
     ],
 )
 def test_text_that_would_not_come_back_is_an_error(tokenizer, text, message):
@@ -184,18 +186,18 @@ def test_text_that_would_not_come_back_is_an_error(tokenizer, text, message):
 
 @pytest.mark.parametrize("ids", [[5, -1], [512]])
 def test_id_out_of_range_is_an_error(tokenizer, ids):
-    with pytest.raises(ValueError, match=rf"ids has {ids[-1]}, which is not in \[0, "):
+    with pytest.raises(ValueError, match=rf"`ids` has {ids[-1]}, which is not in \[0, "):
         tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("texts", [[], [""], [" \n\t\n"]])
 def test_training_without_text_is_an_error(texts):
-    with pytest.raises(ValueError, match="texts has no text"):
+    with pytest.raises(ValueError, match="`texts` has no text"):
         SentencePieceTokenizer.train(texts, 300)
 
 
 def test_tiny_vocabulary_is_an_error():
-    with pytest.raises(ValueError, match=r"vocab_size must be at least 300.*vocab_size=299"):
+    with pytest.raises(ValueError, match=r"`vocab_size` must be at least 300.*received 299"):
         SentencePieceTokenizer.train(CODE, 299)
 
 
@@ -235,5 +237,26 @@ def test_model_with_other_special_ids_is_an_error(tmp_path):
         sentence_iterator=iter(CODE), model_prefix=str(prefix), vocab_size=60, minloglevel=2,
         hard_vocab_limit=False,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="proto has pad_id=-1 where 0 is needed"):
+    with pytest.raises(ValueError, match="`proto` has `pad_id`=-1 where 0 is needed"):
         SentencePieceTokenizer.load(f"{prefix}.model")
+
+
+def test_without_sentencepiece_it_says_what_to_install(tokenizer, monkeypatch):
+    proto = tokenizer.proto
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    for make in (
+        lambda: SentencePieceTokenizer(proto),
+        lambda: SentencePieceTokenizer.train(["some text"], 300),
+    ):
+        with pytest.raises(ImportError, match=r"`pip install sentencepiece`\.$"):
+            make()
+
+
+def test_the_other_parts_do_without_sentencepiece():
+    code = (
+        # As the command does: else all of the package is imported.
+        "import sys; sys.argv = ['fwl-keras']; sys.modules['sentencepiece'] = None\n"
+        "from fwl_keras.data import DocumentBatches, SentencePieceTokenizer, load_corpus\n"
+        "assert not {'keras', 'tensorflow', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

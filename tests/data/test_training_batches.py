@@ -91,13 +91,13 @@ def test_short_stream_has_windows_from_end_to_end(size):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stream": np.arange(9)}, "stream has 9 tokens, too few for one window of length=10"),
-        ({"stream": np.zeros(99)}, "stream must be a vector of integers"),
-        ({"length": 0}, "length=0"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"steps": 0}, "steps=0"),
-        ({"seed": -1}, "seed=-1"),
-        ({"start": 101}, "start must be between 0 and steps=100; received start=101"),
+        ({"stream": np.arange(9)}, "`stream` has 9 tokens, too few for one window of `length`=10"),
+        ({"stream": np.zeros(99)}, "`stream` must be a vector of integers"),
+        ({"length": 0}, "`length` must be a positive whole number; received 0"),
+        ({"batch_size": 0}, "`batch_size` must be a positive whole number; received 0"),
+        ({"steps": 0}, "`steps` must be a positive whole number; received 0"),
+        ({"seed": -1}, "`seed` must be a whole number of at least 0; received -1"),
+        ({"start": 101}, "`start` must be between 0 and `steps`=100; received 101"),
     ],
 )
 def test_bad_arguments_are_errors(changes, message):

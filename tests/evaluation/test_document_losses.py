@@ -82,5 +82,7 @@ def test_a_model_without_fast_weights_has_nothing_to_carry(lm):
 def test_bad_arguments(lm):
     with pytest.raises(ValueError, match="holds no tokens"):
         losses_of(lm, [[], []])
-    with pytest.raises(ValueError, match="batch_size=0"):
+    with pytest.raises(
+        ValueError, match="`batch_size` must be a positive whole number; received 0"
+    ):
         losses_of(lm, batch_size=0)

@@ -100,6 +100,6 @@ def test_operations(length):
 def test_totals():
     plain, compared = ScoreTotals(1, 2, 3.0), ScoreTotals(1, 2, 3.0, 4.0)
     for totals in ([], [plain, compared]):
-        with pytest.raises(ValueError, match="totals must be"):
+        with pytest.raises(ValueError, match="`totals` must be"):
             ScoreTotals.sum(totals)
     assert ScoreTotals.sum([compared, compared]).reference_nats == 8.0

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from fwl_keras.evaluation.plots import plot_effort, plot_gains, plot_sizes
 from fwl_keras.evaluation.token_analysis import (
     TokenTable,
     doubling_edges,
@@ -58,7 +57,7 @@ def test_bins_of_few_documents_are_left_out():
     values = np.array([1, 1, 1, 1, 9])
     found = gain_by(np.ones(5), values, documents, doubling_edges(9), min_documents=2)
     np.testing.assert_array_equal(found["from"], [1])
-    with pytest.raises(ValueError, match="min_documents=5"):
+    with pytest.raises(ValueError, match="`min_documents`=5"):
         gain_by(np.ones(5), values, documents, doubling_edges(9))
 
 
@@ -91,17 +90,3 @@ def test_gain_by_word_and_document():
     totals, tokens = gain_by_document(gain, np.repeat([0, 1], [6, 4]))
     assert totals.tolist() == [63.0, 960.0]
     assert tokens.tolist() == [6, 4]
-
-
-def test_pictures(tmp_path):
-    rng = np.random.default_rng(0)
-    documents = np.repeat(np.arange(20), 50)
-    values = rng.integers(0, 100, size=1000)
-    one = gain_by(rng.normal(size=1000), values, documents, doubling_edges(99, zero=True))
-    two = gain_by(rng.normal(size=1000), values + 1, documents, doubling_edges(100))
-    gains = {"times in the training text": {"a": one, "b": one}, "position": {"a": two}}
-    plot_gains(gains, tmp_path / "gains.png")
-    plot_sizes({"a": [(1000, 20.0), (10_000, 15.0)], "b": [(500, -1.0)]}, tmp_path / "sizes.png")
-    plot_effort({"a": [(1e6, 200.0)], "b": [(5e6, 100.0), (2e6, 150.0)]}, tmp_path / "effort.png")
-    for name in ("gains", "sizes", "effort"):
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -181,13 +181,13 @@ def test_probabilities_next_to_nothing(tokenizer):
 
 
 def test_errors(tokenizer):
-    with pytest.raises(ValueError, match="documents is empty"):
+    with pytest.raises(ValueError, match="`documents` is empty"):
         page_of()
     document = scored(tokenizer)
     alone = ScoredDocument("a.py", *(getattr(document, n) for n in list(vars(document))[1:-1]))
-    with pytest.raises(ValueError, match=r"a\.py.*no reference"):
+    with pytest.raises(ValueError, match=r"a\.py.*no `reference`"):
         page_of(alone)
-    with pytest.raises(ValueError, match="log_probabilities has 3 entries"):
+    with pytest.raises(ValueError, match="`log_probabilities` has 3 entries"):
         ScoredDocument("a.py", document.token_ids, document.token_bytes, np.zeros(3))
 
 

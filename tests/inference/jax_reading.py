@@ -1,4 +1,4 @@
-"""Run by test_generation.py in a process of its own: a model's reading and writing under JAX.
+"""Run by test_writing.py in a process of its own: a model's reading and writing under JAX.
 
 python jax_reading.py DIRECTORY, which holds weights and what TensorFlow found with them.
 """
@@ -10,6 +10,7 @@ import keras
 import keras_hub
 import numpy as np
 from lm_helpers import assert_same_state, language_model, random_ids
+from samplers import Forbidding
 
 
 def main(directory):
@@ -30,6 +31,10 @@ def main(directory):
         np.testing.assert_array_equal(written["token_ids"], expected["written"])
     expected.pop("written")
     assert_same_state(score.state, expected)
+    lm.compile(sampler=Forbidding(7, seed=3))
+    first, second = (lm.generate(prompts, 16, stop_token_ids=None)["token_ids"] for _ in "ab")
+    assert (first != second).any()
+    assert not any((row[:, 7:] == 7).any() for row in (first, second))
     lm.compile(sampler=keras_hub.samplers.BeamSampler(num_beams=2))
     assert lm.generate(prompts, 10, stop_token_ids=(1,))["token_ids"].shape == (3, 10)
 

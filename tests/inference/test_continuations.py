@@ -10,9 +10,10 @@ from lm_helpers import WIDTH
 from sentence_piece import sentence_piece
 
 from fwl_keras import FWLBlock, FWLCausalLM
+from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.inference.texts import Codec
-from fwl_keras.models import RecurrentBackbone, TextPreprocessor
+from fwl_keras.models import TextPreprocessor
 
 TEXTS = ["the man", "☃ naïve the", "the  man and", "man\U0001f98a", " the"]
 

@@ -8,7 +8,6 @@ import pytest
 from lm_helpers import WIDTH, V, language_model, random_ids
 
 from fwl_keras import FWLBlock, FWLCausalLM
-from fwl_keras.inference.divergence import POLICIES
 from fwl_keras.ops.divergence import diverged_rows, looked_at
 
 WINDOW = 64
@@ -52,12 +51,6 @@ def test_what_is_judged_by_hand():
     few = np.full((1, 2), 3.5, "float32")
     assert not keras.ops.convert_to_numpy(diverged_rows(few + 7, few, few > 0, 128))[0]
     assert keras.ops.convert_to_numpy(diverged_rows(few + 9, few, few > 0, 128))[0]
-
-
-def test_the_command_knows_what_can_be_done():
-    from fwl_keras.cli import DivergencePolicy
-
-    assert tuple(one.value for one in DivergencePolicy) == POLICIES
 
 
 def test_every_fourth_token_is_looked_at():
@@ -202,9 +195,9 @@ def test_the_context_length_is_taken_from_wherever_it_is_known():
 
 
 def test_a_text_of_any_length_is_not_read_at_once_without_a_word(monkeypatch):
-    from fwl_keras.inference import reading
+    from fwl_keras.inference import reading_loop
 
-    monkeypatch.setattr(reading, "_LONG", 20)
+    monkeypatch.setattr(reading_loop, "_LONG", 20)
     lm = language_model("plain", initial_step_size=1e-3)
     lm.compile("sgd", run_eagerly=keras.backend.backend() == "tensorflow")
     with pytest.warns(RuntimeWarning, match=r"21 tokens at once.*context_length"):

@@ -15,8 +15,9 @@ from lm_helpers import (
 )
 
 from fwl_keras import FWLBlock, FWLCausalLM
+from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import SentencePieceTokenizer
-from fwl_keras.models import RecurrentBackbone, TextPreprocessor
+from fwl_keras.models import TextPreprocessor
 
 T = 40
 

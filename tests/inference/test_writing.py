@@ -23,9 +23,10 @@ from lm_helpers import (
 )
 
 from fwl_keras import FWLBlock, FWLCausalLM
+from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.inference.writing_loop import next_logits
-from fwl_keras.models import RecurrentBackbone, TextPreprocessor
+from fwl_keras.models import TextPreprocessor
 
 
 def slow(value):

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from gradients import value_and_weight_gradients
 from keras import ops
-from weight_gradients import value_and_weight_gradients
 
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.data import DocumentBatches

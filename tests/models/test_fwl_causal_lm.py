@@ -4,8 +4,8 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from gradients import value_and_weight_gradients
 from keras import ops
-from weight_gradients import value_and_weight_gradients
 
 from fwl_keras import FWLBlock, FWLCausalLM, next_token_targets
 

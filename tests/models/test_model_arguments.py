@@ -10,9 +10,10 @@ import tensorflow as tf
 from lm_helpers import WIDTH, V, language_model, random_ids
 
 from fwl_keras import FWLBlock, FWLCausalLM
+from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.evaluation import document_losses
-from fwl_keras.models import RecurrentBackbone, TextPreprocessor
+from fwl_keras.models import TextPreprocessor
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,8 @@ def test_chunked_equals_recurrent(chunk_length, total, with_state):
             output, final = form(*inputs)
             return ops.sum(ops.sin(output)) + ops.sum(ops.cos(final)), (output, final)
 
-        return value_and_gradients(run, *inputs)
+        _, outputs, gradients = value_and_gradients(run, *inputs)
+        return *outputs, *gradients
 
     chunked = both(lambda *a: linear_attention_chunked(*a, chunk_length=chunk_length))
     recurrent = both(linear_attention_recurrent)

@@ -203,9 +203,9 @@ def test_another_configuration_is_refused(done):
     path, config, _, _ = done
     with pytest.raises(ValueError, match="another steps"):
         run_benchmark(path, config.replace(steps=21))
-    with pytest.raises(ValueError, match="no row is called 'nothing'"):
+    with pytest.raises(ValueError, match="No row is called 'nothing'"):
         run_benchmark(path, config, rows=["nothing"])
-    with pytest.raises(ValueError, match="seeds=0"):
+    with pytest.raises(ValueError, match=r"`seeds` must be .* received 0"):
         run_benchmark(path, config, seeds=0)
 
 

@@ -11,15 +11,16 @@ from run_helpers import as_options, tiny_config, write_book
 from typer.testing import CliRunner
 
 from fwl_keras import FWLBlock, FWLCausalLM
-from fwl_keras.cli import _number, app
+from fwl_keras.cli import app
 from fwl_keras.evaluation import document_losses, stream_losses, token_losses
 from fwl_keras.evaluation.scored_document import ScoredDocument, ScoreTotals
 from fwl_keras.evaluation.token_page import token_page
 from fwl_keras.runs import RunDirectory, quickstart
 from fwl_keras.runs import score as scoring
-from fwl_keras.runs.evaluate import measure, measure_carried
+from fwl_keras.runs.evaluate import measure, measure_carried, number
 from fwl_keras.runs.held_out import HeldOut
-from fwl_keras.runs.strict_json import strict_json
+from fwl_keras.runs.json_files import strict_json
+from fwl_keras.runs.progress import windows_with_bar
 
 V, WIDTH, T, POISON, EOS, PAD = 12, 4, 6, 7, 1, 0
 
@@ -104,7 +105,7 @@ def test_the_command_prints_them(monkeypatch, tmp_path):
     assert "tokens whose loss is not finite" in output
     assert "4,321" in output
     assert output.count("infinite") == 2
-    assert (_number(None, 2), _number(1234.5, 1)) == ("diverged", "1,234.5")
+    assert (number(None, 2), number(1234.5, 1)) == ("diverged", "1,234.5")
 
 
 def test_scores_of_a_broken_model():
@@ -114,13 +115,14 @@ def test_scores_of_a_broken_model():
         context_length = 4
 
         def score(self, window, state, **options):
-            found = np.where(window == POISON, np.nan, -1.0)
+            found = np.where(window == POISON, -np.inf, -1.0)
             # The first token of all is not predicted.
             found[0] = found[0] if state else np.nan
             return Score(found[np.newaxis], "state")
 
     texts = [np.array([EOS, 2, POISON, 3, POISON, 4]), np.array([EOS, 2])]
-    mine = scoring._score(Broken(), texts, False, lambda count: None)
+    with windows_with_bar(None, 8) as windows:
+        mine = scoring._score(Broken(), texts, False, windows)
     np.testing.assert_array_equal(mine[0], [-1, -np.inf, -1, -np.inf, -1])
     assert "2 of 6 tokens is not finite" in scoring._not_finite(mine, [None, None])
     assert scoring._not_finite(mine[1:], mine[1:]) == ""
@@ -135,8 +137,8 @@ def test_scores_of_a_broken_model():
     assert ScoreTotals.sum(totals).perplexity == math.inf
     labels = {"model": "one", "against": "other", "labels": ("1", "2"), "note": ""}
     page = token_page(documents, **labels)
-    for number in ('"nan"', '"inf"', '"-inf"', '="NaN'):
-        assert number not in page
+    for not_finite in ('"nan"', '"inf"', '"-inf"', '="NaN'):
+        assert not_finite not in page
 
 
 def test_the_quickstart_does_not_hide_them(tmp_path):
@@ -171,7 +173,7 @@ def test_a_run_stops_at_a_loss_that_is_not_finite(tmp_path, monkeypatch):
     path = tmp_path / "run"
     result = CliRunner().invoke(app, ["train", config.corpus, "--to", str(path), *words])
     assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("Error: the loss is not finite")
+    assert result.stderr.startswith("Error: The loss is not finite")
     for word in (
         "at step 2 (batch 0 of epoch 1",
         "learning_rate=1e+30",

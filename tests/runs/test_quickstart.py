@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from run_helpers import tiny_config, write_book
+from run_helpers import eagerly, tiny_config, write_book
 
 from fwl_keras.evaluation.token_analysis import gain_by_position
 from fwl_keras.runs.quickstart import choose_steps, quickstart, verdict
@@ -25,11 +25,12 @@ def test_the_quickstart_from_beginning_to_end(corpus, tmp_path):
     console = Console(record=True, width=120, file=io.StringIO())
     path = tmp_path / "quick"
     config = tiny_config(corpus, validation_windows=0)
-    with pytest.MonkeyPatch.context() as patch:
+    with eagerly(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "fwl_keras.runs.quickstart.gain_by_position",
             lambda *arguments: gain_by_position(*arguments, min_documents=1),
         )
+        patch.setattr("fwl_keras.runs.quickstart._MAX_WINDOWS", 3)
         result = quickstart(path, config, console, minutes=6)
         output = console.export_text()
         for word in ("parameters", "perplexity per token", "tokens/s", "step sizes", "minutes"):

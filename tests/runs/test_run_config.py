@@ -36,6 +36,7 @@ def test_round_trip(tmp_path):
         {"seed": -1},
         {"length": 1},
         {"segment_length": 0},
+        {"initial_step_size": 0.0},
     ],
 )
 def test_values_out_of_range(changes):

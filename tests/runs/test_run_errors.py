@@ -32,10 +32,10 @@ def run(book, tokenizer, tmp_path):
 def test_a_corpus_file_that_was_edited(run):
     assert run.read_corpus()["training_tokens"] == 5
     run.corpus.write_text(json.dumps({**run.read_corpus(), "training_tokens": 6}))
-    with pytest.raises(ValueError, match=r"corpus\.json is not what the run wrote; put it back"):
+    with pytest.raises(ValueError, match=r"corpus\.json` is not what the run wrote; put it back"):
         run.read_corpus()
     run.corpus.write_text("[1, 2]")
-    with pytest.raises(ValueError, match=r"corpus\.json cannot be read: it has list where an obj"):
+    with pytest.raises(ValueError, match=r"corpus\.json` cannot be read: It has list where an obj"):
         run.read_corpus()
     # Of a run from when there were no checksums.
     run.checksums.unlink()
@@ -48,7 +48,7 @@ def test_checksums_that_were_edited(run):
     values = json.loads(run.checksums.read_text())
     values["corpus"]["training_tokens"] = 6
     run.checksums.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"is damaged .its own checksum is another.; remove it"):
+    with pytest.raises(ValueError, match=r"is damaged .Its own checksum is another.; remove it"):
         Checksums.load(run.checksums)
 
 
@@ -57,12 +57,12 @@ def test_an_archive_without_a_model(tmp_path):
 
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
         archive.writestr("something", "else")
-    with pytest.raises(ValueError, match=r"it has no config\.json"):
+    with pytest.raises(ValueError, match=r"has no `config\.json`"):
         check_model_file(tmp_path / "model.keras")
 
 
 def test_evaluating_text_that_is_not_there(run, book, tokenizer, monkeypatch):
-    with pytest.raises(ValueError, match='split must be "valid" or "test"'):
+    with pytest.raises(ValueError, match="`split` must be one of valid, test; received 'train'"):
         evaluate.evaluate_run(run.path, split="train")
 
     class Unused(keras.Model):

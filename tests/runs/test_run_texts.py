@@ -6,24 +6,25 @@ import re
 import keras
 import numpy as np
 import pytest
-from run_helpers import tiny_config, write_book
+from run_helpers import eagerly, tiny_config, write_book
 from typer.testing import CliRunner
 
 from fwl_keras.cli import app
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.runs import RunDirectory, generate, score
 from fwl_keras.runs.build_model import build_model
-from fwl_keras.runs.generate import Writing, make_sampler
+from fwl_keras.runs.generate import GeneratedText
 from fwl_keras.runs.load import load_run_model
+from fwl_keras.runs.samplers import make_sampler
 from fwl_keras.runs.score import score_texts
 from fwl_keras.runs.train import start_run
 
 
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once():
-    """Every command loads its run; here what a model has compiled is kept from test to test."""
+    """Every command loads its run; here it is loaded once, and nothing is compiled."""
     load = functools.cache(load_run_model)
-    with pytest.MonkeyPatch.context() as patch:
+    with eagerly(), pytest.MonkeyPatch.context() as patch:
         for module in (generate, score):
             patch.setattr(module, "load_run_model", lambda path: load(str(path)))
         yield load
@@ -231,13 +232,13 @@ def test_the_prompt_from_standard_input(invoke, run):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("beam", {}, "sampler must be one of"),
-        ("greedy", {"temperature": 0.5}, "no use for temperature"),
-        ("random", {"top_k": 5}, "no use for top_k"),
-        ("top_k", {"top_p": 0.5}, "no use for top_p"),
-        ("random", {"temperature": 0.0}, "temperature must be above 0"),
-        ("top_k", {"top_k": 0}, "top_k must be at least 1"),
-        ("top_p", {"top_p": 0.0}, "top_p must be above 0"),
+        ("beam", {}, "`sampler` must be one of"),
+        ("greedy", {"temperature": 0.5}, "no use for `temperature`"),
+        ("random", {"top_k": 5}, "no use for `top_k`"),
+        ("top_k", {"top_p": 0.5}, "no use for `top_p`"),
+        ("random", {"temperature": 0.0}, "`temperature` must be above 0"),
+        ("top_k", {"top_k": 0}, "`top_k` must be at least 1"),
+        ("top_p", {"top_p": 0.0}, "`top_p` must be above 0"),
     ],
 )
 def test_samplers(name, values, message):
@@ -250,7 +251,7 @@ def test_samplers(name, values, message):
 )
 def test_writing_checks_its_arguments(values):
     with pytest.raises(ValueError, match=list(values)[-1] if values else "nothing to begin with"):
-        Writing("run", **values)
+        GeneratedText("run", **values)
 
 
 @pytest.mark.parametrize("command", ["score", "generate", "evaluate"])

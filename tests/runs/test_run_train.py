@@ -8,7 +8,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from run_helpers import as_options, tiny_config, write_book
+from run_helpers import as_options, eagerly, tiny_config, write_book
 
 from fwl_keras.runs import RunConfig, RunDirectory
 from fwl_keras.runs.build_model import build_model, learning_rate_schedule
@@ -25,6 +25,12 @@ def book(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(book, tmp_path_factory):
     return start_run(tmp_path_factory.mktemp("whole"), tiny_config(book))
+
+
+@pytest.fixture
+def without_graphs():
+    with eagerly():
+        yield
 
 
 def same_result(run, other):
@@ -50,6 +56,7 @@ def test_the_pair_starts_from_the_same_weights(book):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_every_weight_of_the_model_is_trained(book):
     lm = build_model(tiny_config(book))
     before = {v.path: keras.ops.convert_to_numpy(v) for v in lm.trainable_variables}
@@ -97,8 +104,8 @@ def test_evaluate_needs_a_finished_run(tmp_path):
         evaluate_run(tmp_path)
 
 
-def start_process(directory, config):
-    words = ["train", config.corpus, "--to", str(directory), *as_options(config)]
+def start_process(directory, config, *more):
+    words = ["train", config.corpus, "--to", str(directory), *as_options(config), *more]
     return subprocess.Popen(
         [sys.executable, "-c", "from fwl_keras.cli import main; main()", *words],
         stdout=subprocess.PIPE,
@@ -134,10 +141,13 @@ def interrupt(run, process, number):
         process.send_signal(number)
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_a_run_begins_with_the_weights_of_another(book, tmp_path):
     """Fast weights on a model trained without, its body left alone."""
-    first = start_run(tmp_path / "first", tiny_config(book, fast_weights=False))
-    config = tiny_config(book, initial_model=str(first.path), trained_part="block", steps=4)
+    config = tiny_config(book, fast_weights=False, steps=4, validation_windows=0)
+    first = start_run(tmp_path / "first", config)
+    config = tiny_config(book, initial_model=str(first.path), trained_part="block")
+    config = config.replace(steps=4, validation_windows=0)
     tuned = start_run(tmp_path / "tuned", config, steps_given=True)
     assert tuned.tokenizer.read_bytes() == first.tokenizer.read_bytes()
     before, after = (load_run_model(run.path) for run in (first, tuned))
@@ -157,6 +167,7 @@ def test_a_run_begins_with_the_weights_of_another(book, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_a_run_begins_with_a_longer_memory(finished, tmp_path):
     start = {"longer_memory": 10.0, "smaller_steps": 2.0, "learning_rate": 1e-9}
     carried = {"carry_state": True, "carry_groups": 3, "validation_windows": 0}
@@ -186,11 +197,16 @@ def long_run(book, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
-def test_an_interrupted_run_comes_to_the_same_result(number, long_run, tmp_path):
+# Once with XLA, as the preset has it: to compile takes the time of all the rest.
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [(signal.SIGKILL, ()), (signal.SIGINT, ("--no-jit",))],
+    ids=["kill", "ctrl-c"],
+)
+def test_an_interrupted_run_comes_to_the_same_result(number, options, long_run, tmp_path):
     config = RunConfig.load(long_run.config)
     run = RunDirectory(tmp_path / "run")
-    process = start_process(run.path, config)
+    process = start_process(run.path, config, *options)
     wait_for_lines(run, process, 2)
     interrupt(run, process, number)
     output, errors = process.communicate(timeout=60)
@@ -234,6 +250,7 @@ def test_resuming_between_metrics_and_checkpoint(finished, book, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_a_run_that_carries_its_state(book, tmp_path):
     config = tiny_config(book, carry_state=True, segment_length=32, validation_windows=0)
     whole = start_run(tmp_path / "whole", config)

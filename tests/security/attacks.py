@@ -8,7 +8,7 @@ import zipfile
 import keras
 
 from fwl_keras import FWLBlock, FWLCausalLM
-from fwl_keras.models import RecurrentBackbone
+from fwl_keras.backbones import RecurrentBackbone
 
 V, WIDTH = 23, 8
 

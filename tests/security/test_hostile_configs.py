@@ -22,8 +22,8 @@ from attacks import (
 )
 
 from fwl_keras import FWLBlock, FWLCausalLM
+from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.layers import FastDense, FastLayerNormalization, Unembedding
-from fwl_keras.models import RecurrentBackbone
 from fwl_keras.saving import check_config
 
 # What is refused, and what the error names. Each takes the path of the canary.

@@ -201,13 +201,13 @@ def test_a_run_whose_model_is_hostile(recurrent, trained, run, canary):
 
 
 OTHERS = {
-    "another model": (lambda canary: lambda_model(canary), "it is a model 'Sequential'"),
-    "no object": (lambda canary: ["FWLCausalLM"], "it is a model None"),
+    "another model": (lambda canary: lambda_model(canary), "has a 'Sequential', not one of"),
+    "no object": (lambda canary: ["FWLCausalLM"], "has a None, not one of"),
     "no JSON": (lambda canary: "{", "cannot be read"),
     "too deep": (lambda canary: "[" * 100_000 + "]" * 100_000, "nested too deeply"),
     "a part alone": (
         lambda canary: {**named("x", "FWLBlock"), "registered_name": "fwl_keras>FWLBlock"},
-        "it is a model 'fwl_keras>FWLBlock'",
+        "has a 'fwl_keras>FWLBlock', not one of",
     ),
 }
 

@@ -11,17 +11,17 @@ from fwl_keras import FWLBlock, FWLCausalLM
 tf_keras = pytest.importorskip("tf_keras")
 pytest.importorskip("official", reason="needs tf-models-official")
 
+from fwl_keras.backbones import (  # noqa: E402
+    EncoderBlockBackbone,
+    Keras2Layer,
+    TransformerXLBackbone,
+)
 from fwl_keras.backbones.keras2_config import (  # noqa: E402
     ACTIVATIONS,
     INITIALIZER_NAMES,
     INITIALIZERS,
     LAYERS,
     layer_from_config,
-)
-from fwl_keras.backbones.model_garden import (  # noqa: E402
-    EncoderBlockBackbone,
-    Keras2Layer,
-    TransformerXLBackbone,
 )
 from fwl_keras.backbones.model_garden_layers import (  # noqa: E402
     PositionEmbedding,

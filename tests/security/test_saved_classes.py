@@ -10,9 +10,10 @@ import pytest
 from attacks import WIDTH, V, small_model
 
 import fwl_keras
+from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.layers import FastDense, FastLayerNormalization, FWLBlock, SquaredReLU, Unembedding
-from fwl_keras.models import Perplexity, RecurrentBackbone, TextPreprocessor
+from fwl_keras.models import Perplexity, TextPreprocessor
 from fwl_keras.saving import SAVED_CLASSES, check_config
 
 

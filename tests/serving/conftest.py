@@ -17,6 +17,14 @@ def _forget():
     """Nothing, for the same reason: these modules share one loaded model."""
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _as_traced():
+    """Graphs run as they were traced: to optimise one takes longer than all that is asked of it."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
 @pytest.fixture(scope="session")
 def models():
     """Models by kind of body, made once, run without compiling: few calls are alike."""

@@ -26,7 +26,9 @@ def write(path):
             whole = export.Signatures.all
             names = ("score", "tokenize")
             export.Signatures.all = lambda self: {name: whole(self)[name] for name in names}
-            export.export_model(served_model("recurrent"), path, OPTIONS)
+            # Fast weights take long to trace, and it is the writing that is to be hit.
+            lm = served_model("recurrent", use_fast_weights=False)
+            export.export_model(lm, path, OPTIONS)
             code = 0
         finally:
             os._exit(code)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from fwl_keras import FWLBlock, FWLCausalLM
+from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import SentencePieceTokenizer
-from fwl_keras.models import RecurrentBackbone, TextPreprocessor
-from fwl_keras.serving.answers import is_refusal
+from fwl_keras.models import TextPreprocessor
 from fwl_keras.serving.options import ServingOptions
+from fwl_keras.serving.status import is_refusal
 
 WIDTH = 8
 CONTEXT = 16
@@ -50,8 +51,13 @@ TEXTS = [
 ]
 
 
-def served_model(kind):
-    """A model whose steps are large, so that one too many or too few shows."""
+def served_model(kind, **settings):
+    """A model whose steps are large, so that one too many or too few shows.
+
+    Args:
+        kind: of the body.
+        **settings: more arguments of the block.
+    """
     keras.utils.set_random_seed(5)
     tokenizer = SentencePieceTokenizer.train(CORPUS, 340)
     vocab_size = tokenizer.vocab_size
@@ -61,14 +67,15 @@ def served_model(kind):
     else:
         body = keras_hub.models.GemmaBackbone(
             vocabulary_size=vocab_size,
-            num_layers=2,
+            num_layers=1,
             num_query_heads=2,
             num_key_value_heads=1,
             head_dim=4,
             hidden_dim=WIDTH,
             intermediate_dim=16,
         )
-    block = FWLBlock(WIDTH, vocab_size, segment_length=SEGMENT, initial_step_size=0.3)
+    settings = {"segment_length": SEGMENT, "initial_step_size": 0.3, **settings}
+    block = FWLBlock(WIDTH, vocab_size, **settings)
     preprocessor = TextPreprocessor(tokenizer)
     lm = FWLCausalLM(body, block, preprocessor=preprocessor, context_length=CONTEXT)
     # Without these nearly all that it writes would be single bytes, and it would never end.

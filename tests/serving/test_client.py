@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -107,6 +108,8 @@ def test_a_session_goes_on_and_can_be_kept(client, tmp_path):
     session = client.session()
     assert session.read(text) == len(client.tokenize(text))
     session.save(tmp_path / "state.npz")
+    # As confidential as the text that was read.
+    assert os.name == "nt" or (tmp_path / "state.npz").stat().st_mode & 0o077 == 0
     again = client.session(tmp_path / "state.npz")
     first, second, fresh = (one.score(text) for one in (session, again, client.session()))
     assert first.total_log_probability == second.total_log_probability

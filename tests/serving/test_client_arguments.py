@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from fwl_keras.serving.client import Client
-from fwl_keras.serving.grpc import GrpcTransport
 from fwl_keras.serving.options import ServingOptions
-from fwl_keras.serving.rest import RestTransport
+from fwl_keras.serving.transports import GrpcTransport, RestTransport
 
 NAN = float("nan")
 COUNTS = (0, -1, 1.5, True, "2", None)

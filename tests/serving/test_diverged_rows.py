@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from served_models import OPTIONS, served_model
 
-from fwl_keras.serving.answers import FIRST_WARNING, is_refusal
 from fwl_keras.serving.signatures import Signatures
+from fwl_keras.serving.status import FIRST_WARNING, is_refusal
 
 LONG = "the quick brown fox jumps over the lazy dog. " * 2
 WRITING = {"max_new_tokens": 2, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 0}

@@ -49,7 +49,7 @@ def test_export_takes_the_next_version_and_tells_what_it_is(invoke, run, calls, 
     run.evaluation.write_text(json.dumps(measured))
     to = tmp_path / "models" / "my_lm"
     (to / "9").mkdir(parents=True)
-    (to / ".writing-11-x").mkdir()
+    (to / ".11.0a1b2c3d").mkdir()
     result = invoke(run.path, "--to", to, "--max-tokens", 64, "--dtype", "bfloat16")
     assert result.exit_code == 0, result.output
     (call,) = calls
@@ -73,7 +73,7 @@ def test_export_says_when_there_are_no_warm_up_requests(invoke, run, calls, expo
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--version", "0"), "version must be at least 1"),
+        (("--version", "0"), "`version` must be"),
         (("--version", "1"), "exists already"),
         (("--max-tokens", "0"), "`max_tokens` must be"),
     ],

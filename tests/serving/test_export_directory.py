@@ -1,5 +1,6 @@
 """What an operator gets in `export/`: configuration the server can read, and scripts that run."""
 
+import json
 import re
 import subprocess
 import sys
@@ -92,23 +93,19 @@ def test_the_grpc_client_goes_on(script, servable, tmp_path, capsys):
 
 def test_load_reports_all_kinds(script, servable, monkeypatch, tmp_path, capsys):
     load = script("load")
-    monkeypatch.setattr(load.InProcess, "__init__", lambda self, directory: None)
-    monkeypatch.setattr(load.InProcess, "call", lambda self, name, inputs: ask(name, inputs))
-
-    def ask(name, inputs):
-        specs = servable.specs(name)
-        return servable.run(name, {k: tf.constant(v, specs[k].dtype) for k, v in inputs.items()})
-
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: servable.model)
     texts = tmp_path / "texts.txt"
     texts.write_text("def first(x):\n\nthe quick brown fox\n")
     words = ["--in-process", "1", "--requests", "12", "--concurrency", "3", "--tokens", "2"]
-    words += ["--texts", str(texts)]
+    words += ["--texts", str(texts), "--json", str(tmp_path / "found.json")]
     assert load.main([*words, "--mix", "score=1,generate=1,session=1"]) == 0
     out = capsys.readouterr().out
-    for word in ("p50", "p90", "p99", "score", "generate", "session", "gave 12 answers"):
+    for word in ("p50", "p90", "p99", "score", "generate", "session", "gave 12 answers", "Memory"):
         assert word in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert sum(map(len, found["milliseconds"].values())) == 12 and not found["errors"]
     assert load.main([*words, "--mix", "generate=1", "--tokens", "99"]) == 1
-    assert "12 times: generate: `generate` refused row 0: max_new_tokens" in capsys.readouterr().out
+    assert "12 times: generate: max_new_tokens outside [1, 40]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mix", ["score", "score=x", "talk=1", "score=0"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_a_killed_export_leaves_nothing_that_a_server_would_load(tmp_path):
     assert {1, COUNT + 2} <= set(versions)
     assert len(versions) <= COUNT + 2 - found["killed"] / 2
     others = [one.name for one in tmp_path.iterdir() if not one.name.isdecimal()]
-    assert others and all(name.startswith(".writing-") for name in others)
+    assert others and all(re.fullmatch(r"\.\d+\.[0-9a-f]{8}", name) for name in others)
     answers = [
         Served(tf.saved_model.load(str(tmp_path / str(version))))("score", text=["def first"])
         for version in versions

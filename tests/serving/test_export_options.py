@@ -127,7 +127,7 @@ def test_a_failed_export_leaves_nothing(few_signatures, models, tmp_path, monkey
     def fail(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export.os, "rename", fail)
+    monkeypatch.setattr("os.rename", fail)
     with pytest.raises(KeyboardInterrupt):
         export.export_model(models(), tmp_path / "1", OPTIONS)
     assert not any(tmp_path.iterdir())

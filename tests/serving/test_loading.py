@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from served_models import SIGNATURES, TEXTS
 
-EXPORT = Path(__file__).parents[2] / "export"
+HERE = Path(__file__).parent
 
 # Run before a program: a module of the package, or of KerasHub, cannot be imported.
 GUARD = """
@@ -81,7 +81,7 @@ from pathlib import Path
 from verify import run_in_c
 run_in_c(Path(sys.argv[2]), Path(sys.argv[3]))
 """
-    run_guarded(code, EXPORT, path, place)
+    run_guarded(code, HERE, path, place)
     answers = pickle.loads(place.read_bytes())
     for name, inputs in asked.items():
         expected = served(name, **inputs)
@@ -108,6 +108,7 @@ def test_a_state_goes_on_in_another_process(exported, served, tmp_path):
     np.savez(tmp_path / "state.npz", **state)
     code = """
 import numpy as np, tensorflow as tf, tensorflow_text
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 model = tf.saved_model.load(sys.argv[1])
 def ask(name, **inputs):
     inputs = {key: tf.constant(value) for key, value in inputs.items()}
@@ -141,7 +142,7 @@ sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
     results = tmp_path / "results.json"
-    output = run_guarded(code, EXPORT / "verify.py", exported(kind), "--json", results)
+    output = run_guarded(code, HERE / "verify.py", exported(kind), "--json", results)
     assert "own packages: none" in output
     results = json.loads(results.read_text())
     assert results["fine"]

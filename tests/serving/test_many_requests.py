@@ -1,6 +1,5 @@
 """Many requests at the same time."""
 
-import importlib.util
 import sys
 import threading
 from pathlib import Path
@@ -9,24 +8,29 @@ import numpy as np
 import pytest
 from served_models import SIGNATURES, TEXTS, rows_of
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "serving_load.py"
+from fwl_keras.serving.client import Client
+
+WORDS = ("def", "main(", "x):", "return", "the", "quick", "brown fox", "[0]", "\n", "über", "jumps")
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("serving_load", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def load(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "export")
+    return __import__("load")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc, which is Linux's")
-def test_two_hundred_requests_by_eight_threads(served, benchmark):
-    found = benchmark.load(served()._model, requests=200, threads=8, words=15)
-    assert found["errors"] == []
-    assert sum(one["requests"] for one in found["milliseconds"].values()) == 200
-    assert set(found["milliseconds"]) == set(SIGNATURES)
+def test_two_hundred_requests_by_eight_threads(served, load):
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, int(rng.integers(1, 16)))) for _ in range(200)]
+    asker = load.Asker(Client(load.InProcess(served()._model)), texts, rows=3)
+    mix = dict.fromkeys(load.SIGNATURES, 1.0)
+    found = load.run(asker, mix, requests=200, concurrency=8, tokens=8)
+    assert not found["errors"]
+    assert sum(map(len, found["milliseconds"].values())) == 200
+    assert set(found["milliseconds"]) == set(SIGNATURES) and all(found["milliseconds"].values())
     # After the first half nothing is left behind by a request: 100 of them, 50 MB.
+    assert len(found["memory_mb"]) == 11
     assert found["memory_mb"][-1] - found["memory_mb"][5] < 50
 
 

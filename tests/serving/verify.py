@@ -1,5 +1,6 @@
-#!/usr/bin/env python
-"""Check an exported model without the package that wrote it: `python verify.py models/my_lm/1`.
+"""Check an exported model without the package that wrote it, for test_loading.py.
+
+    python tests/serving/verify.py models/my_lm/1
 
 Needs only `tensorflow` and `tensorflow-text`. Every signature is asked the same in each way that
 there is to load a SavedModel: `tf.saved_model.load`, a session of TensorFlow 1, the C runtime

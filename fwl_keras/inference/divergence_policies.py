@@ -1,0 +1,3 @@
+"""What may be done about fast weights that diverge; needs no framework."""
+
+POLICIES = ("ignore", "reset", "freeze")

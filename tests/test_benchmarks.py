@@ -1,0 +1,74 @@
+"""What is measured is not stale: every module's options, and what the published results say."""
+
+import importlib
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.common import make_parser, perplexity, read_results, write_json
+from benchmarks.environment import environment, resident_bytes
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SHARED = {"__init__", "common", "environment", "serving_load"}
+MEASUREMENTS = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - SHARED)
+RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_help(name, monkeypatch, capsys):
+    module = importlib.import_module(f"benchmarks.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as leave:
+        module.main()
+    assert leave.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert module.__doc__.partition("\n")[0] in said
+    assert f"python -m benchmarks.{name}" in module.__doc__
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_name_a_command_that_there_is(path):
+    python, option, module = json.loads(path.read_text())["command"].split()[:3]
+    assert (python, option) == ("python", "-m")
+    assert path.stem.startswith(module.removeprefix("benchmarks.")) or module.endswith("rivals")
+    assert importlib.util.find_spec(module) is not None
+
+
+def test_results_are_filled_in(tmp_path):
+    path = tmp_path / "deep" / "figures.json"
+    new = {"settings": {"steps": 3}, "rows": {}}
+    args = Namespace(results=path, show=False)
+    assert read_results(args, new) is new
+    write_json(path, {**new, "rows": {"one": 1.5}})
+    assert read_results(args, new)["rows"] == {"one": 1.5}
+    other = {**new, "settings": {"steps": 4}}
+    with pytest.raises(SystemExit, match="other settings"):
+        read_results(args, other)
+    # A table is shown whatever it is of.
+    assert read_results(Namespace(results=path, show=True), other)["settings"] == {"steps": 3}
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_common_options():
+    parser = make_parser("/somewhere/step_sizes.py", "First line.\n\nMore.", resumable=True)
+    args = parser.parse_args(["--show"])
+    assert args.command == "python -m benchmarks.step_sizes" and args.show
+    assert args.results == BENCHMARKS / "results" / "step_sizes.json"
+    assert parser.description == "First line."
+
+
+def test_perplexity():
+    assert perplexity(np.log([2.0, 8.0]), 3) == 4.0
+    assert perplexity(np.array([1.0, np.nan]), 3) is None
+    assert perplexity(np.array([1e4]), 3) is None
+
+
+def test_environment():
+    assert {"machine", "python", "backend", "keras"} <= set(environment())
+    before = resident_bytes()
+    there = np.ones(1 << 23)
+    assert resident_bytes() > before + there.nbytes / 2
