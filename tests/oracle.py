@@ -185,6 +185,9 @@ def _rows(params, x, labels, weights, x_mask, state, segment_length, epsilon, lo
     tokens = _tokens(
         params["unembedding_kernel"].shape[1], x.shape[:2], labels, weights, x_mask, loss_reduction
     )
+    if segment_length is None:
+        segment_length = NEVER
+        tokens["counts"] = np.zeros_like(tokens["counts"])
     for b in range(len(x)):
         row = {name: _padded(value[b], length) for name, value in tokens.items()}
         carried = {name: value[b] for name, value in state.items()} | {"position": position[b]}
@@ -193,7 +196,7 @@ def _rows(params, x, labels, weights, x_mask, state, segment_length, epsilon, lo
             _padded(_float64(x[b]), length),
             carried,
             row,
-            segment_length or NEVER,
+            segment_length,
             epsilon,
         )
 

@@ -1,14 +1,12 @@
-"""Callbacks for every `fit`; test_on_jax runs the file once more on the other backend."""
-
-import os
-import subprocess
-import sys
+"""Callbacks for every `fit`, on both backends."""
 
 import keras
 import numpy as np
 import pytest
 
 from fwl_keras.callbacks import NotFiniteError, StopWhenNotFinite, names_not_finite
+
+pytestmark = pytest.mark.jax
 
 ROWS, BATCH = 12, 2
 
@@ -114,15 +112,3 @@ def test_names_of_weights():
     bias.assign([np.inf])
     counter = keras.Variable(3, dtype="int32", trainable=False)
     assert names_not_finite([kernel, bias, counter]) == [bias.path]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="is the run on JAX")
-def test_on_jax():
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", __file__],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout

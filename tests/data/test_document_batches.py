@@ -6,6 +6,8 @@ import pytest
 
 from fwl_keras.data import DocumentBatches, DocumentPass, evaluation_windows
 
+pytestmark = pytest.mark.jax
+
 EOS, PAD, LENGTH = 1, 0, 4
 # Every length from none to three windows and a bit; no token occurs twice.
 SIZES = [9, 0, 1, 3, 4, 5, 13, 2, 8]

@@ -215,6 +215,7 @@ def test_frozen_weights_stay_those_of_the_prompt(models):
         np.testing.assert_array_equal(logits.argmax(axis=-1)[0], ids[0, n:])
 
 
+@pytest.mark.optimised
 def test_without_fast_weights():
     lm = language_model("recurrent", use_fast_weights=False)
     lm.compile(sampler="greedy")

@@ -10,7 +10,7 @@ from fwl_keras.layers import fwl_block
 from fwl_keras.ops import segments
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("xla", marks=pytest.mark.slow)])
 def test_loop_equals_unrolled(mode, monkeypatch):
     rng = np.random.default_rng(0)
     block = fwl_keras.FWLBlock(5, 7, segment_length=2, initial_step_size=0.05)

@@ -79,6 +79,7 @@ def fit(lm, batches):
     return losses
 
 
+@pytest.mark.jax
 @pytest.mark.parametrize(
     ("segment_length", "groups", "mode"),
     [
@@ -253,6 +254,7 @@ def test_another_batch_size_begins_anew():
     assert len([layer for layer in lm._layers if layer.name == "carried_state"]) == 1
 
 
+@pytest.mark.jax
 def test_errors():
     (x, y), *_ = schedule(1)
     lm = model()

@@ -54,6 +54,7 @@ def nll_of(lm, inputs, labels):
     )
 
 
+@pytest.mark.jax
 def test_loss_is_the_mean_of_the_logits_losses():
     lm, ids = model(), tokens()
     labels, weights = (np.asarray(a) for a in next_token_targets(ids))
@@ -92,6 +93,7 @@ def test_gains_are_differences_of_losses():
     assert base["adaptation_gain"] == base["total_gain"] == 0
 
 
+@pytest.mark.jax
 def test_training_step_follows_the_gradient_of_the_logits_loss():
     """One SGD step against the gradient of the loss computed from logits [B, T, V]."""
     lm, ids = model(tied=True), tokens()
@@ -148,6 +150,7 @@ def test_padding_mask_of_an_embedding_is_used():
     assert (np.asarray(lm(ids))[0, 7:] == 0).all()
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tied", [False, True])
 def test_fit_lowers_the_loss_and_changes_every_variable(jit_compile, tied):
@@ -231,6 +234,7 @@ def test_mixed_precision(dtype):
     assert all(v.dtype == "float32" for v in lm.trainable_variables)
 
 
+@pytest.mark.jax
 def test_regularisation_losses_are_added_to_the_loss_not_to_perplexity():
     backbone, _ = body()
     backbone.layers[1].activity_regularizer = None

@@ -7,6 +7,8 @@ from lm_helpers import V, language_model, random_ids
 
 from fwl_keras import FWLBlock, FWLCausalLM, next_token_targets
 
+pytestmark = pytest.mark.jax
+
 ROWS, T = 4, 8
 EAGER = keras.backend.backend() == "tensorflow"
 

@@ -9,6 +9,8 @@ from keras import ops
 from fwl_keras.ops import cross_entropy, cross_entropy_gradient
 from fwl_keras.ops._blocks import map_blocks
 
+pytestmark = pytest.mark.jax
+
 N, S, V = 11, 4, 9
 
 

@@ -16,6 +16,8 @@ from fwl_keras.ops import (
     running_sum_step,
 )
 
+pytestmark = pytest.mark.jax
+
 CHUNKS = [1, 3, 4, 12, 13, 50]
 
 

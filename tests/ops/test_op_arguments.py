@@ -20,6 +20,8 @@ from fwl_keras.ops import (
     sample_tokens,
 )
 
+pytestmark = pytest.mark.jax
+
 B, T, K, V = 2, 3, 4, 5
 
 

@@ -7,6 +7,8 @@ from keras import ops
 
 from fwl_keras.ops.random_uniform import random_uniform, threefry_2x32
 
+pytestmark = pytest.mark.jax
+
 
 def test_threefry_is_that_of_jax():
     rng = np.random.default_rng(0)

@@ -9,6 +9,8 @@ from keras import ops
 
 from fwl_keras.ops import sample_tokens
 
+pytestmark = pytest.mark.jax
+
 V = 12
 
 
