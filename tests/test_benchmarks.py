@@ -13,7 +13,7 @@ from benchmarks.common import make_parser, perplexity, read_results, write_json
 from benchmarks.environment import environment, resident_bytes
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SHARED = {"__init__", "common", "environment", "serving_load"}
+SHARED = {"__init__", "common", "environment"}
 MEASUREMENTS = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - SHARED)
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
 

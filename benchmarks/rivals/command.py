@@ -10,14 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fwl_keras.cli import (
-    Debug,
-    Preset,
-    TextField,
-    absolute_corpus,
-    short_name,
-)
-from fwl_keras.runs.terminal import quiet_frameworks, reported
+from fwl_keras.cli import Debug, Preset, TextField, absolute_corpus, short_name
+from fwl_keras.runs.terminal import quiet_frameworks, reported, say
 
 COMMAND = "python -m benchmarks.rivals"
 
@@ -84,7 +78,7 @@ def rivals(
         config = RunConfig.from_preset(
             preset, corpus=absolute_corpus(corpus), text_field=text_field, steps=steps
         )
-        console.print(f"The benchmark is in {directory}.", soft_wrap=True)
+        say(console, f"The benchmark is in {directory}.")
         run_benchmark(
             directory,
             config,

@@ -63,7 +63,7 @@ class HiddenStateOptimisation:
         compiled: dict | None = None,
         progress: bool = False,
     ) -> list[np.ndarray]:
-        """Negative log-likelihood of every token of every document.
+        """Return the negative log-likelihood of every token of every document.
 
         Args:
             lm: FWLCausalLM with a KerasHub body that has a cache of keys and values; its fast
@@ -103,7 +103,7 @@ class HiddenStateOptimisation:
         return result
 
     def _context(self, lm, step, arrays, state):
-        """Losses [B, context_length] of a context of every row, and the block's state."""
+        """Return losses [B, context_length] of a context of every row, and the block's state."""
         rows = len(arrays[0])
         context = lm.body.initial_context(rows, self.context_length)
         zeros = ops.zeros_like(context["cache"])
@@ -119,7 +119,7 @@ class HiddenStateOptimisation:
         return found, state
 
     def _step(self, lm, token_ids, labels, there, context, moments, state):
-        """Losses of a piece; the cache after the step on it; its moments; the block's state."""
+        """Return a piece's losses, the cache after the step on it, moments, the block's state."""
 
         def loss_of(cache):
             features, after = lm.body.advance(token_ids, there, {**context, "cache": cache})

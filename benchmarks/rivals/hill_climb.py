@@ -98,7 +98,7 @@ def hill_climb(
 
 
 def _climb(measured, settings, scales, direction):
-    """The best settings in one direction, all of these scales moved together."""
+    """Return the best settings in one direction, all of these scales moved together."""
     while True:
         places = {name: scale.index(settings[name]) + direction for name, scale in scales.items()}
         if not all(0 <= place < len(scales[name]) for name, place in places.items()):
@@ -114,7 +114,7 @@ def _key(settings):
 
 
 def logarithmic_scale(low: float, high: float, per_decade: int = 2) -> list[float]:
-    """Values at equal ratios, rounded to two digits, e.g. 0.1, 0.32, 1.0.
+    """Return values at equal ratios, rounded to two digits, e.g. 0.1, 0.32, 1.0.
 
     Args:
         low: the first value, above 0.

@@ -145,7 +145,7 @@ def _read_with_steps(carry: bool) -> Losses:
 
 
 def _read_with_scaled_steps(reader, documents_ids, settings):
-    """The trained step sizes and decays, all of the first times a number, of the second to a power.
+    """Read with the trained step sizes times a number, and the trained decays to a power.
 
     A power below 1 makes memory longer: training in windows knows of nothing longer than a window.
     """

@@ -62,7 +62,7 @@ class Operations:
         return 3 * self.plain
 
     def dynamic_evaluation_in(self, pieces: int) -> float:
-        """Dynamic evaluation as `DynamicEvaluation` does it.
+        """Count dynamic evaluation as `DynamicEvaluation` does it.
 
         After a step the body reads the window's earlier pieces again, and the logits are computed
         once more on the way back.
@@ -73,7 +73,7 @@ class Operations:
         return 3 * (self._body_in(pieces) + self.block + self.unembedding) + self.unembedding
 
     def dynamic_evaluation_of_block_in(self, pieces: int) -> float:
-        """The same with gradients of the block and the unembedding only.
+        """Count the same with gradients of the block and the unembedding only.
 
         Args:
             pieces: pieces of a window.
@@ -83,7 +83,7 @@ class Operations:
         return self._body_in(pieces) + self.block + self.unembedding + back
 
     def adapting_and_dynamic_evaluation_in(self, pieces: int) -> float:
-        """Dynamic evaluation of a model with fast weights, carried; counted as thrice reading.
+        """Count dynamic evaluation of a model with fast weights, carried, as thrice reading.
 
         Args:
             pieces: pieces of a window.
@@ -96,7 +96,7 @@ class Operations:
         return 2 * self.plain
 
     def _body_in(self, pieces):
-        """Reading a window's first piece, its first two, ..., all of it; per token."""
+        """Count reading a window's first piece, its first two, ..., all of it; per token."""
         kernels = self.kernels * (pieces + 1) / 2
         return kernels + self.attention * (pieces + 1) * (2 * pieces + 1) / (6 * pieces)
 

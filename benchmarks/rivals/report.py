@@ -151,7 +151,7 @@ def rich_tables(result: dict) -> list[Table]:
 
 
 def _tables(result):
-    """By title, head and lines of the tables that have a row."""
+    """Return by title head and lines of the tables that have a row."""
     tables = {title: table_lines(result, groups) for title, groups in _TABLES.items()}
     return {title: (head, lines) for title, (head, lines) in tables.items() if lines}
 
@@ -162,7 +162,7 @@ def _markdown_table(head, lines):
 
 
 def gain(result: dict, better: str, rivals: Sequence[str], split: str) -> list[float] | None:
-    """Percents by which one row is lower than the best of others, for each seed.
+    """Return by how many percent one row is lower than the best of others, for each seed.
 
     Args:
         result: what `collect` returned.

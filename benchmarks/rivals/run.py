@@ -151,7 +151,7 @@ def _report(
 
 
 def _updated(old, new):
-    """A dict of dicts with the newer one's entries, at every level."""
+    """Merge dicts of dicts, with the newer one's entries at every level."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     return {**old, **{key: _updated(old.get(key), value) for key, value in new.items()}}

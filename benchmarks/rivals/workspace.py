@@ -135,7 +135,7 @@ class Workspace:
         return [ids for _, ids in self._pairs(split)]
 
     def _pairs(self, split):
-        """Documents and their token ids; encoded once, for every row reads the same ones."""
+        """Return documents and their token ids, encoded once: every row reads the same ones."""
         if split == "search":
             return self._pairs("valid")[::_SEARCH_STRIDE]
         if split not in self._encoded:
