@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from fwl_keras._progress import track
 from fwl_keras.inference.divergence import Watch
 from fwl_keras.inference.padding import NO_LIMIT, pad_rows, round_up
 from fwl_keras.inference.state import CONTEXT, join_state, split_state
@@ -61,12 +62,7 @@ def read_rows(
     watch = Watch("ignore") if watch is None else watch
     frozen = np.zeros(len(rows), bool)
     starts = range(0, longest, window)
-    if progress and len(starts) > 1:
-        # Here, so that nobody needs it who draws no bar.
-        from rich.progress import track
-
-        starts = track(starts, "reading")
-    for start in starts:
+    for start in track(starts, "reading", shown=progress and len(starts) > 1):
         width = min(window, longest - start)
         padded = min(round_up(width), lm.context_length or NO_LIMIT, room - start)
         token_ids, padding_mask = pad_rows([row[start : start + width] for row in rows], padded)
