@@ -29,12 +29,13 @@ class CModel:
 
     Args:
         path: version directory.
+        config: a serialised `ConfigProto`.
 
     Raises:
         RuntimeError: with the runtime's message, if it cannot be loaded.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, config: bytes = b""):
         self._c = _load_library()
         self._graph = ctypes.c_void_p(self._c.TF_NewGraph())
         self._status = ctypes.c_void_p(self._c.TF_NewStatus())
@@ -42,6 +43,8 @@ class CModel:
             self._c.TF_LoadLibrary(str(library).encode(), self._status)
             self._check()
         options = ctypes.c_void_p(self._c.TF_NewSessionOptions())
+        self._c.TF_SetConfig(options, config, ctypes.c_size_t(len(config)), self._status)
+        self._check()
         tags = (ctypes.c_char_p * 1)(b"serve")
         self._session = ctypes.c_void_p(
             self._c.TF_LoadSessionFromSavedModel(

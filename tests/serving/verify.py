@@ -192,12 +192,12 @@ def c_answers(path: Path, asked: dict) -> dict:
         return pickle.loads(place.read_bytes())
 
 
-def run_in_c(path: Path, place: Path) -> int:
+def run_in_c(path: Path, place: Path, config: bytes = b"") -> int:
     """The other process of `c_answers`."""
     from c_runtime import CModel
 
     asked, tensors = pickle.loads(place.read_bytes())
-    model = CModel(path)
+    model = CModel(path, config)
     answers = {}
     for name, (inputs, outputs) in tensors.items():
         feeds = {inputs[key]: value for key, value in asked[name].items()}
