@@ -6,7 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from run_helpers import eagerly, tiny_config, write_book
+from run_helpers import tiny_config, write_book
 from typer.testing import CliRunner
 
 from fwl_keras.cli import app
@@ -22,9 +22,9 @@ from fwl_keras.runs.train import start_run
 
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once():
-    """Every command loads its run; here it is loaded once, and nothing is compiled."""
+    """Every command loads its run; here what a model has compiled is kept from test to test."""
     load = functools.cache(load_run_model)
-    with eagerly(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         for module in (generate, score):
             patch.setattr(module, "load_run_model", lambda path: load(str(path)))
         yield load
