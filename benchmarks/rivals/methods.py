@@ -11,7 +11,7 @@ from benchmarks.rivals.hidden_state_optimisation import HiddenStateOptimisation
 from benchmarks.rivals.hill_climb import logarithmic_scale
 from benchmarks.rivals.operations import Operations
 from fwl_keras.evaluation import DynamicEvaluation, document_losses
-from fwl_keras.layers.fwl_block import FAST_WEIGHTS
+from fwl_keras.layers.fast_state import FAST_WEIGHTS
 from fwl_keras.models import FWLCausalLM
 from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.load import load_run_model
