@@ -124,15 +124,20 @@ class KerasHubBody(Body):
     The cache is written at one place for all rows of the batch, so rows advance together.
 
     Args:
-        backbone: a KerasHub backbone for which `cached_task_class` finds a class.
+        backbone: a KerasHub backbone.
+        task_class: what `cached_task_class` finds for it.
     """
 
     keeps_context = True
     rows_together = True
 
+    def __init__(self, backbone: keras.layers.Layer, task_class: type):
+        super().__init__(backbone)
+        self._task_class = task_class
+
     @functools.cached_property
     def _task(self):
-        return cached_task_class(self.backbone)(backbone=self.backbone, preprocessor=None)
+        return self._task_class(backbone=self.backbone, preprocessor=None)
 
     @functools.cached_property
     def _cache_spec(self):
@@ -227,6 +232,5 @@ def find_body(backbone: keras.layers.Layer) -> Body:
     """Find the way to run a backbone that makes the most of what it can do."""
     if hasattr(backbone, "initial_context"):
         return ContextBody(backbone)
-    if cached_task_class(backbone) is not None:
-        return KerasHubBody(backbone)
-    return Body(backbone)
+    task_class = cached_task_class(backbone)
+    return Body(backbone) if task_class is None else KerasHubBody(backbone, task_class)

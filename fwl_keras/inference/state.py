@@ -14,10 +14,8 @@ from fwl_keras.ops.reset_rows import reset_rows
 CONTEXT = "context_"
 
 
-def split_context(state: dict | None) -> tuple[dict | None, dict]:
+def split_context(state: dict) -> tuple[dict, dict]:
     """Return a state without the backbone's context, and that context, which may be empty."""
-    if state is None:
-        return None, {}
     context = {
         name.removeprefix(CONTEXT): value
         for name, value in state.items()

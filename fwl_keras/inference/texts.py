@@ -4,7 +4,7 @@ import base64
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -174,8 +174,8 @@ class Codec:
         # Not the pad token as such: GPT-2's is the id of "!".
         known = getattr(tokenizer, "special_token_ids", ())
         special = {self.start_token_id, *self.end_token_ids, *known}
-        ids = [int(one) for one in ids if int(one) not in special]
-        text = tokenizer.detokenize(ids) if ids else ""
+        kept = [int(one) for one in ids if int(one) not in special]
+        text: Any = tokenizer.detokenize(kept) if kept else ""
         text = keras.tree.flatten(text)[0] if not isinstance(text, str | bytes) else text
         text = text.numpy() if hasattr(text, "numpy") else text
         return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)

@@ -80,7 +80,7 @@ def writing_settings(
         stop_token_ids = lm.codec.end_token_ids
     sampler = get_sampler(lm.sampler)
     return WritingSettings(
-        max_length=int(max_length),
+        max_length=int(max_length),  # pyright: ignore[reportArgumentType]
         stop_token_ids=_stop_token_ids(stop_token_ids, lm.block.vocab_size),
         sampler=sampler,
         seeds=_seeds(seed, rows, sampler),

@@ -1,12 +1,20 @@
 """Language models with fast weights."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 import fwl_keras.backbones  # noqa: F401  (registers RecurrentBackbone)
 from fwl_keras.inference.texts import TextPreprocessor
 from fwl_keras.models.fwl_causal_lm import FWLCausalLM
 from fwl_keras.models.keras_hub_stand_in import KerasHubStandIn  # noqa: F401  (registers it)
 from fwl_keras.models.perplexity import Perplexity
+
+if TYPE_CHECKING:
+    from fwl_keras.models.keras_hub_causal_lm import (
+        KerasHubFWLCausalLM,
+        from_causal_lm,
+        from_preset,
+    )
 
 # What needs KerasHub, which is slow to import, and the modules that have it.
 _LAZY = {

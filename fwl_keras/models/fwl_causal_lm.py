@@ -159,11 +159,12 @@ class FWLCausalLM(Learner, Writer):
         training=None,
     ):
         token_ids, padding_mask = self._split_inputs(inputs)
-        state, context = split_context(state)
+        state, context = (None, {}) if state is None else split_context(state)
         if context:
             if padding_mask is None:
                 padding_mask = ops.ones_like(token_ids, "bool")
-            x, context = self.body.advance(token_ids, padding_mask, context, training)
+            advance = self.body.advance  # pyright: ignore[reportAttributeAccessIssue]
+            x, context = advance(token_ids, padding_mask, context, training)
         else:
             x = self.body.features(token_ids, padding_mask, training)
         if padding_mask is None:
@@ -192,7 +193,7 @@ class FWLCausalLM(Learner, Writer):
             return_state=return_state,
             output="loss" if evaluation or watched else output,
         )
-        result, state = result if return_state else (result, None)
+        result, state = result if return_state else (result, {})
         if output in ("loss", "evaluation", "watched"):
             result = {**result, "weights": weights}
         if evaluation:

@@ -124,7 +124,9 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
                 "one, or remove it."
             )
         with new_directory(path) as beside:
-            self.backbone.save_to_preset(str(beside), max_shard_size=max_shard_size)
+            self.backbone.save_to_preset(  # pyright: ignore[reportAttributeAccessIssue]
+                str(beside), max_shard_size=max_shard_size
+            )
             if isinstance(self.preprocessor, keras_hub.models.Preprocessor):
                 self.preprocessor.save_to_preset(str(beside))
             (beside / TASK).write_text(json.dumps(self._preset_config(), indent=4), "utf-8")
@@ -240,7 +242,7 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
                     f"`{name}` cannot be given with texts: a text's labels are its own tokens. "
                     "Leave it out, or give token ids."
                 )
-        return self.preprocessor(x)
+        return self.preprocessor(x)  # pyright: ignore[reportCallIssue]
 
     # Task's own versions send everything through the preprocessor, token ids too, and take neither
     # generators nor `shuffle`: hence those of keras.Model, on token ids.
@@ -445,7 +447,8 @@ def _unembedding_of(causal_lm):
     backbone = causal_lm.backbone
     inputs = sorted(backbone.input) if isinstance(backbone.input, dict) else None
     embedding = getattr(backbone, "token_embedding", None)
-    if inputs != ["padding_mask", "token_ids"] or not hasattr(embedding, "tie_weights"):
+    is_tied = hasattr(embedding, "tie_weights")
+    if inputs != ["padding_mask", "token_ids"] or embedding is None or not is_tied:
         raise ValueError(
             f"`causal_lm` must read text alone and write with its own embedding; {name} takes "
             f"{inputs} and has the embedding {embedding!r}."

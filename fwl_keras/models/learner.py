@@ -74,7 +74,7 @@ class Learner(keras.Model):
         )
         if carried:
             losses, state = losses
-            self.carried_state.assign(state)
+            self.carried_state.assign(state)  # pyright: ignore[reportOptionalMemberAccess]
         w = losses["weights"]
         if sample_weight is not None:
             w = times_sample_weight(w, sample_weight)

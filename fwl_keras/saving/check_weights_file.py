@@ -1,7 +1,7 @@
 """A file of weights, checked for what reaches out of it."""
 
 import math
-from pathlib import Path
+import os
 from typing import BinaryIO
 
 import h5py
@@ -11,7 +11,7 @@ _BOMB_BYTES = 1 << 32
 _BOMB_EXPANSION = 1000
 
 
-def check_weights_file(file: str | Path | BinaryIO) -> None:
+def check_weights_file(file: str | os.PathLike | BinaryIO) -> None:
     """Refuse a file of weights with links, with data outside of it, or with sizes that are lies.
 
     Keras refuses these as well, but reports another error, about the layer that is left without
