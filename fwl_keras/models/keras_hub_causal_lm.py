@@ -124,9 +124,8 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
                 "one, or remove it."
             )
         with new_directory(path) as beside:
-            self.backbone.save_to_preset(  # pyright: ignore[reportAttributeAccessIssue]
-                str(beside), max_shard_size=max_shard_size
-            )
+            save = self.backbone.save_to_preset  # pyright: ignore[reportAttributeAccessIssue]
+            save(str(beside), max_shard_size=max_shard_size)
             if isinstance(self.preprocessor, keras_hub.models.Preprocessor):
                 self.preprocessor.save_to_preset(str(beside))
             (beside / TASK).write_text(json.dumps(self._preset_config(), indent=4), "utf-8")
