@@ -124,10 +124,10 @@ class KerasHubFWLCausalLM(FWLCausalLM, _PlainTask):
                 "one, or remove it."
             )
         with new_directory(path) as beside:
-            save = self.backbone.save_to_preset  # pyright: ignore[reportAttributeAccessIssue]
-            save(str(beside), max_shard_size=max_shard_size)
+            self.backbone.save_to_preset(str(beside), max_shard_size=max_shard_size)
             if isinstance(self.preprocessor, keras_hub.models.Preprocessor):
-                self.preprocessor.save_to_preset(str(beside))
+                save = self.preprocessor.save_to_preset  # pyright: ignore[reportAttributeAccessIssue]
+                save(str(beside))
             (beside / TASK).write_text(json.dumps(self._preset_config(), indent=4), "utf-8")
             self.save_task_weights(beside / TASK_WEIGHTS)
 
