@@ -192,22 +192,24 @@ def read(block, arguments, mode="eager", **more):
     return caller(block, mode, **more)(arguments)
 
 
-def gradients_of(block, arguments, cotangent, state_cotangent=None, mode="eager"):
-    """The gradient of sum(logits * cotangent) + sum(final state * state_cotangent) by name.
+def differentiated(block, mode="eager"):
+    """A function of the arguments of a call and of cotangents; traced or compiled once.
 
-    Names: "x", the oracle's for weights, "step_size/T" and "decay/T" for the positive step sizes
-    and the decays themselves (chain rule), "state/anchor_T" and "state/running_T".
+    It returns the logits, the final state ({} without a state, given or differentiated) and the
+    gradient of sum(logits * cotangent) + sum(final state * state_cotangent) by name. Names: "x",
+    the oracle's for weights, "step_size/T" and "decay/T" for the positive step sizes and the
+    decays themselves (chain rule), "state/anchor_T" and "state/running_T".
     """
-    stateful = arguments.get("state") is not None or state_cotangent is not None
-    weights = named_variables(block)
     steps = step_size_variables(block)
     decays = decay_variables(block)
-    sources = dict(weights)
+    sources = named_variables(block)
     sources |= {f"step_size/{name}": variable for name, variable in steps.items()}
     sources |= {f"decay/{name}": variable for name, (variable, _) in decays.items()}
     sources = {name: variable.value for name, variable in sources.items()}
+    gain, sizes = block.get_config()["step_size_gain"], block.step_sizes()
 
     def function(arguments, cotangent, state_cotangent):
+        stateful = arguments.get("state") is not None or state_cotangent is not None
         watched = {"x": arguments["x"]}
         if arguments.get("state") is not None:
             floats = {n: s for n, s in arguments["state"].items() if n != "position"}
@@ -220,22 +222,31 @@ def gradients_of(block, arguments, cotangent, state_cotangent=None, mode="eager"
             total = tf.reduce_sum(logits * cotangent)
             for name, value in (state_cotangent or {}).items():
                 total += tf.reduce_sum(state[name] * value)
-        return tape.gradient(total, watched | sources, unconnected_gradients="zero")
+        gradients = tape.gradient(total, watched | sources, unconnected_gradients="zero")
+        return logits, state, gradients
 
-    cotangent = np.asarray(cotangent, np.float32)
-    if state_cotangent is not None:
-        state_cotangent = {n: np.asarray(v, np.float32) for n, v in state_cotangent.items()}
-    found = arrays(
-        MODES[mode](function)(tensors(arguments), tensors(cotangent), tensors(state_cotangent))
-    )
-    gain, sizes = block.get_config()["step_size_gain"], block.step_sizes()
-    for name in TENSORS:
-        found[f"step_size/{name}"] = found[f"step_size/{name}"] / (gain * sizes[name])
-        if name in decays:
-            found[f"decay/{name}"] = found[f"decay/{name}"] / decays[name][1]
-        else:  # nothing to learn: of one segment, for example
-            found[f"decay/{name}"] = np.zeros_like(block.decays()[name])
-    return found
+    function = MODES[mode](function)
+
+    def call(arguments, cotangent, state_cotangent=None):
+        cotangent = np.asarray(cotangent, np.float32)
+        if state_cotangent is not None:
+            state_cotangent = {n: np.asarray(v, np.float32) for n, v in state_cotangent.items()}
+        given = tensors(arguments), tensors(cotangent), tensors(state_cotangent)
+        logits, state, found = arrays(function(*given))
+        for name in TENSORS:
+            found[f"step_size/{name}"] = found[f"step_size/{name}"] / (gain * sizes[name])
+            if name in decays:
+                found[f"decay/{name}"] = found[f"decay/{name}"] / decays[name][1]
+            else:  # nothing to learn: of one segment, for example
+                found[f"decay/{name}"] = np.zeros_like(block.decays()[name])
+        return logits, state, found
+
+    return call
+
+
+def gradients_of(block, arguments, cotangent, state_cotangent=None, mode="eager"):
+    """The gradients that `differentiated` returns."""
+    return differentiated(block, mode)(arguments, cotangent, state_cotangent)[2]
 
 
 def oracle_reading(block, arguments):

@@ -62,6 +62,7 @@ def test_compile_and_fit(jit_compile):
         assert np.any(value != np.array(variable)), variable.path
 
 
+@pytest.mark.eager
 def test_save_and_load(tmp_path):
     rng = np.random.default_rng(1)
     inputs = corpus(rng)
@@ -106,6 +107,7 @@ def test_a_model_that_carries_the_state(tmp_path):
         assert_states_close(arrays(state), last, 1e-5)
 
 
+@pytest.mark.eager
 def test_clone_model():
     inputs = corpus(np.random.default_rng(2))
     model = model_around(fwl_keras.FWLBlock(8, VOCAB, segment_length=5))
@@ -281,6 +283,7 @@ def test_a_given_unembedding(kind, use_bias):
     assert_close(found[1].T if kind == "tied" else found[1], found[0], 1e-4)
 
 
+@pytest.mark.eager
 def test_a_tied_unembedding_is_one_variable_in_a_model():
     rng = np.random.default_rng(9)
     embedding = keras.layers.ReversibleEmbedding(VOCAB, 5)
@@ -297,6 +300,7 @@ def test_a_tied_unembedding_is_one_variable_in_a_model():
     assert np.all(np.any(before != np.array(embedding.embeddings), axis=1))
 
 
+@pytest.mark.eager
 def test_a_dense_unembedding_survives_saving(tmp_path):
     rng = np.random.default_rng(10)
     inputs = corpus(rng)
