@@ -258,6 +258,9 @@ def oracle_gradients(
     """
     state = fresh_state(params, len(x)) if state is None else state
     settings = segment_length, epsilon, loss_reduction
+    if state_cotangent is None:  # zeros, for which nothing is compiled again
+        state_cotangent = fresh_state(params, len(x))
+        del state_cotangent["position"]
     rows = []
     with jax.enable_x64(True):
         for b, row in enumerate(_rows(params, x, labels, weights, x_mask, state, *settings)):
@@ -265,7 +268,7 @@ def oracle_gradients(
             fixed = {"position": carried.pop("position")}
             wanted = {"params": spread, "x": padded, "state": carried}
             above = _padded(_float64(cotangent[b]), len(padded))
-            sums = {name: _float64(value[b]) for name, value in (state_cotangent or {}).items()}
+            sums = {name: _float64(value[b]) for name, value in state_cotangent.items()}
             rows.append(_gradient(wanted, fixed, tokens, above, sums, *numbers))
         found = _stacked(rows)
 

@@ -28,11 +28,11 @@ SHAPES = [
     {"width": 4, "size": 4, "vocab_size": 6, "residual": True},
 ]
 
-UP_TO_13, UP_TO_3 = st.integers(1, 13), st.integers(1, 3)
+UP_TO_9, UP_TO_3 = st.integers(1, 9), st.integers(1, 3)
 
 
 @st.composite
-def cases(draw, shapes=SHAPES, lengths=UP_TO_13, batches=UP_TO_3):
+def cases(draw, shapes=SHAPES, lengths=UP_TO_9, batches=UP_TO_3):
     """Seed, settings of `random_block`, settings of `random_batch`."""
     chunks = draw(
         st.one_of(
@@ -66,7 +66,6 @@ def made(case):
     return rng, block, random_batch(rng, block, **batch)
 
 
-@settings(max_examples=25)
 @given(cases())
 def test_logits_losses_and_state(case):
     _, block, arguments = made(case)
@@ -91,7 +90,7 @@ def test_logits_losses_and_state(case):
 
 # Few shapes: the oracle compiles for each.
 @settings(max_examples=10)
-@given(cases(shapes=SHAPES[:1], lengths=st.sampled_from([1, 7]), batches=st.just(2)))
+@given(cases(shapes=SHAPES[:1], lengths=st.sampled_from([1, 5]), batches=st.just(2)))
 def test_gradients(case):
     rng, block, arguments = made(case)
     cotangents = random_cotangents(rng, block, arguments)
@@ -103,7 +102,7 @@ def test_gradients(case):
 
 
 @settings(max_examples=10)
-@given(cases(lengths=st.integers(1, 9)))
+@given(cases(lengths=st.integers(1, 5)))
 def test_gradients_of_the_losses(case):
     """output="loss" differentiates like the logits it comes from."""
     rng, block, arguments = made(case)
@@ -143,7 +142,7 @@ def test_reading_without_labels(case):
         np.testing.assert_array_equal(state[name], value)
 
 
-@pytest.mark.parametrize("length", [1, 7])
+@pytest.mark.parametrize("length", [1, 5])
 def test_gradients_of_a_reading_without_labels(length):
     rng = np.random.default_rng(0)
     block = random_block(rng, segment_length=4)

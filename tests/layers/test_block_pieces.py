@@ -78,15 +78,15 @@ def in_pieces(block, arguments, plan, cotangent=None):
 def cases(draw):
     """Seed, settings of `random_block`, settings of `random_batch`, number of pieces."""
     block = {
-        "segment_length": draw(st.sampled_from([1, 2, 3, 5, 8, None])),
+        "segment_length": draw(st.sampled_from([1, 2, 3, 5, None])),
         "chunk_length": draw(st.sampled_from([1, 2, 3, 128])),
     }
     batch = {
         "batch": draw(st.integers(1, 3)),
-        "length": draw(st.integers(1, 14)),
+        "length": draw(st.integers(1, 9)),
         "with_state": draw(st.booleans()),
     }
-    return draw(st.integers(0, 2**32 - 1)), block, batch, draw(st.integers(1, 4))
+    return draw(st.integers(0, 2**32 - 1)), block, batch, draw(st.integers(1, 3))
 
 
 def made(case):
@@ -98,7 +98,6 @@ def made(case):
     return rng, block, arguments, cut(rng, batch["batch"], batch["length"], pieces)
 
 
-@settings(max_examples=25)
 @given(cases())
 def test_pieces_make_one_call(case):
     _, block, arguments, pieces = made(case)
@@ -141,12 +140,19 @@ def test_gradients_through_pieces(case):
         assert_close(actual[name], expected[name], tolerance=1e-3, name=name)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("segment_length", [1, 4, None])
+@pytest.mark.parametrize(
+    ("segment_length", "mode"),
+    [
+        (length, mode)
+        for length in (1, 4, None)
+        for mode in MODES
+        if mode != "xla" or length == 4  # of the others' operations it has all
+    ],
+)
 def test_one_token_at_a_time(mode, segment_length):
     rng = np.random.default_rng(3)
     block = random_block(rng, segment_length=segment_length, chunk_length=3)
-    arguments = random_batch(rng, block, 3, 10)
+    arguments = random_batch(rng, block, 3, 6)
     whole, state = read(block, arguments)
 
     def step(arguments, state):
