@@ -1,6 +1,6 @@
-"""Run by test_block_jax.py in a process of its own: a block under JAX, results to a file.
+"""Run by test_block_jax.py in a process of its own: blocks under JAX, results to files.
 
-python jax_backend.py INPUT.npz OUTPUT.npz
+python jax_backend.py INPUT.npz OUTPUT.npz [INPUT.npz OUTPUT.npz ...]
 """
 
 import json
@@ -57,4 +57,5 @@ def main(source, target):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for source, target in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        main(source, target)

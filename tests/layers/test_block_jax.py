@@ -15,34 +15,42 @@ SCRIPT = Path(__file__).with_name("jax_backend.py")
 ROOT = SCRIPT.parents[2]
 
 
-def under_jax(path, block, arguments, cotangent):
-    """What jax_backend.py says about this block and this call."""
+def store(path, block, arguments, cotangent):
+    """Writes what jax_backend.py is to call."""
     stored = {"config": json.dumps(block.get_config()), "cotangent": cotangent}
     stored["weights_count"] = len(block.weights)
     stored |= {f"weight/{i}": value for i, value in enumerate(block.get_weights())}
     stored |= {name: arguments[name] for name in ("x", "labels", "weights", "x_mask")}
     stored |= {f"state/{name}": value for name, value in (arguments["state"] or {}).items()}
-    np.savez(path / "in.npz", **stored)
+    np.savez(path, **stored)
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    """By with_state: a block, a call of it, a cotangent, and what JAX makes of them."""
+    path, made = tmp_path_factory.mktemp("jax"), {}
+    for with_state in (True, False):
+        rng = np.random.default_rng(0)
+        block = random_block(rng, segment_length=4, chunk_length=3)
+        arguments = random_batch(rng, block, 2, 5, with_state=with_state)
+        made[with_state] = block, arguments, rng.normal(size=(2, 5, 7)).astype(np.float32)
+        store(path / f"{with_state}.npz", *made[with_state])
     environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
-    subprocess.run(
-        [sys.executable, SCRIPT, path / "in.npz", path / "out.npz"], env=environment, check=True
-    )
-    with np.load(path / "out.npz") as file:
-        return {name: file[name] for name in file.files}
+    files = [path / f"{name}.npz" for name in ("True", "True_out", "False", "False_out")]
+    subprocess.run([sys.executable, SCRIPT, *files], env=environment, check=True)
+    for with_state, call in made.items():
+        with np.load(path / f"{with_state}_out.npz") as file:
+            made[with_state] = *call, {name: file[name] for name in file.files}
+    return made
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_state", [True, False])
-def test_jax_agrees_with_tensorflow(tmp_path, with_state):
-    rng = np.random.default_rng(0)
-    block = random_block(rng, segment_length=4, chunk_length=3)
-    arguments = random_batch(rng, block, 2, 7, with_state=with_state)
-    cotangent = rng.normal(size=(2, 7, 7)).astype(np.float32)
-    found = under_jax(tmp_path, block, arguments, cotangent)
-
+def test_jax_agrees_with_tensorflow(calls, with_state):
+    block, arguments, cotangent, found = calls[with_state]
     logits, state = read(block, arguments)
     for name in ("logits", "eager"):
         assert_close(found[name], logits, name=name)
