@@ -101,6 +101,9 @@ def stream_losses(
 
     Raises:
         ValueError: if there is no window, or if windows are not consecutive.
+
+    Example:
+        >>> stream_losses(lm, windows)  # of `evaluation_windows(ids, 512)`
     """
     _check(windows)
     if (windows[1:, 0] != windows[:-1, -1]).any():
@@ -140,6 +143,9 @@ def token_losses(
 
     Raises:
         ValueError: if there is no window.
+
+    Example:
+        >>> np.exp(token_losses(lm, windows, batch_size=8).mean())  # perplexity
     """
     _check(windows)
     require_count("batch_size", batch_size)

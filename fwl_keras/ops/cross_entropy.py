@@ -39,6 +39,11 @@ def cross_entropy(
 
     Raises:
         ValueError: if a number is not positive, or a shape or dtype does not fit.
+
+    Example:
+        >>> features, kernel = np.ones((2, 10, 4), "float32"), np.ones((4, 50), "float32")
+        >>> cross_entropy(features, kernel, None, np.zeros((2, 10), "int32")).shape
+        (2, 10)
     """
     _check(features, kernel, bias, block_length, soft_cap, labels=labels)
     shape, (features, labels) = _flatten(features, labels)
@@ -100,6 +105,10 @@ def cross_entropy_gradient(
 
     Raises:
         ValueError: if a number is not positive, or a shape or dtype does not fit.
+
+    Example:
+        >>> labels, weights = np.zeros((2, 10), "int32"), np.ones((2, 10), "float32")
+        >>> gradient, loss = cross_entropy_gradient(features, kernel, None, labels, weights)
     """
     _check(features, kernel, bias, block_length, soft_cap, labels=labels, weights=weights)
     shape, (features, labels, weights) = _flatten(features, labels, weights)

@@ -41,6 +41,10 @@ def linear_attention(
 
     Raises:
         ValueError: if a shape does not fit, or `chunk_length` is not positive.
+
+    Example:
+        >>> query = key = np.ones((2, 10, 4), "float32")
+        >>> output, state = linear_attention(query, key, np.ones((2, 10, 3), "float32"))
     """
     _check(query, key, value, initial_state)
     require_length("chunk_length", chunk_length)
@@ -66,6 +70,9 @@ def linear_attention_step(
 
     Raises:
         ValueError: if a shape does not fit.
+
+    Example:
+        >>> output, state = linear_attention_step(query[:, 0], key[:, 0], value[:, 0], state)
     """
     require_shapes(query=(query, "BK"), key=(key, "BK"), value=(value, "BV"), state=(state, "BKV"))
     update = ops.einsum("bk,bv->bkv", key, value)
@@ -77,7 +84,11 @@ def linear_attention_step(
 def linear_attention_recurrent(
     query: Tensor, key: Tensor, value: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attend token by token, the definition; T must be known. Arguments and results as above."""
+    """Attend token by token, the definition; T must be known. Arguments and results as above.
+
+    Example:
+        >>> output, state = linear_attention_recurrent(query, key, value)
+    """
     _check(query, key, value, initial_state)
     state = initial_state
     outputs = []
@@ -108,6 +119,9 @@ def linear_attention_chunked(
 
     Raises:
         ValueError: if a shape does not fit, or `chunk_length` is not positive.
+
+    Example:
+        >>> output, state = linear_attention_chunked(query, key, value, chunk_length=5)
     """
     _check(query, key, value, initial_state)
     require_length("chunk_length", chunk_length)

@@ -31,6 +31,9 @@ def running_sum(
 
     Raises:
         ValueError: if a shape does not fit, or `chunk_length` is not positive.
+
+    Example:
+        >>> before, total = running_sum(np.ones((2, 10, 3), "float32"))
     """
     require_shapes(value=(value, "BTV"), initial_state=(initial_state, "BV"))
     require_length("chunk_length", chunk_length)
@@ -41,7 +44,11 @@ def running_sum(
 
 
 def running_sum_step(value: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the sum [B, V] before this token's value [B, V], and the sum with it."""
+    """Return the sum [B, V] before this token's value [B, V], and the sum with it.
+
+    Example:
+        >>> before, total = running_sum_step(value[:, 0], total)
+    """
     require_shapes(value=(value, "BV"), state=(state, "BV"))
     if state is None:
         return ops.zeros_like(value), value
@@ -51,7 +58,11 @@ def running_sum_step(value: Tensor, state: Tensor | None = None) -> tuple[Tensor
 def running_sum_recurrent(
     value: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sum up token by token, the definition; T must be known. Arguments and results as above."""
+    """Sum up token by token, the definition; T must be known. Arguments and results as above.
+
+    Example:
+        >>> before, total = running_sum_recurrent(value)
+    """
     require_shapes(value=(value, "BTV"), initial_state=(initial_state, "BV"))
     state = initial_state
     outputs = []
@@ -78,6 +89,9 @@ def running_sum_chunked(
 
     Raises:
         ValueError: if a shape does not fit, or `chunk_length` is not positive.
+
+    Example:
+        >>> before, total = running_sum_chunked(value, chunk_length=5)
     """
     require_shapes(value=(value, "BTV"), initial_state=(initial_state, "BV"))
     require_length("chunk_length", chunk_length)

@@ -44,6 +44,9 @@ class RunDirectory:
         tensorboard: `tensorboard/`, the same metrics for TensorBoard.
         curve: `learning_curve.png`.
         evaluation: `evaluation.json`, what `fwl-keras evaluate` measured last.
+
+    Example:
+        >>> RunDirectory.open("runs/my_book").read_config().steps
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -15,6 +15,8 @@ from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.inference.texts import Codec
 from fwl_keras.models import TextPreprocessor
 
+pytestmark = pytest.mark.eager
+
 TEXTS = ["the man", "☃ naïve the", "the  man and", "man\U0001f98a", " the"]
 
 

@@ -10,6 +10,8 @@ from lm_helpers import WIDTH, V, language_model, random_ids
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.ops.divergence import diverged_rows, looked_at
 
+pytestmark = pytest.mark.eager
+
 WINDOW = 64
 
 

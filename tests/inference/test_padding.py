@@ -7,6 +7,8 @@ from lm_helpers import V, language_model, random_ids
 
 from fwl_keras.inference.padding import pad_token_id_of
 
+pytestmark = pytest.mark.eager
+
 PAD = 0
 
 

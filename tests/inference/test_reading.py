@@ -19,6 +19,8 @@ from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.models import TextPreprocessor
 
+pytestmark = pytest.mark.eager
+
 T = 40
 
 
@@ -102,6 +104,7 @@ def test_trained_weights_are_those_without_a_step(models):
     assert not any(np.asarray(v).any() for n, v in score.state.items() if n.startswith("running"))
 
 
+@pytest.mark.graph  # many calls of one shape
 def test_50_ragged_streams_on_a_body_with_a_state_per_row(models):
     """Rows read 0 to 8 tokens a call, each at its own places; the body's states are carried."""
     lm, rng = models("recurrent"), np.random.default_rng(0)
@@ -115,6 +118,7 @@ def test_50_ragged_streams_on_a_body_with_a_state_per_row(models):
         assert_same_state(carried, whole.state)
 
 
+@pytest.mark.graph  # many calls of one shape
 @pytest.mark.parametrize("body", ["gemma", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_streams_on_a_key_value_cache(models, body):
     """Rows advance together, as the cache needs it."""

@@ -12,6 +12,8 @@ from fwl_keras.inference.sampler_names import DRAWING, SEARCHING
 from fwl_keras.inference.samplers import get_sampler
 from fwl_keras.inference.writing_loop import next_logits
 
+pytestmark = pytest.mark.eager
+
 
 @pytest.fixture(scope="module")
 def lm():

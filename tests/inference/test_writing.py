@@ -28,6 +28,8 @@ from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.inference.writing_loop import next_logits
 from fwl_keras.models import TextPreprocessor
 
+pytestmark = pytest.mark.eager
+
 
 def slow(value):
     return pytest.param(value, marks=pytest.mark.slow)

@@ -9,6 +9,8 @@ from keras import ops
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.data import DocumentBatches
 
+pytestmark = pytest.mark.eager
+
 V, WIDTH, T, B, EOS, PAD = 17, 6, 6, 2, 1, 0
 SIZES = [20, 5, 9, 30, 14]
 DOCUMENTS = [np.random.default_rng(i).integers(2, V, size) for i, size in enumerate(SIZES)]

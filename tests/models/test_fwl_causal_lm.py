@@ -9,6 +9,8 @@ from keras import ops
 
 from fwl_keras import FWLBlock, FWLCausalLM, next_token_targets
 
+pytestmark = pytest.mark.eager
+
 V, WIDTH, T = 23, 8, 12
 
 # For what is not about graphs: TensorFlow takes longer to compile them than to do without.
@@ -194,6 +196,7 @@ def test_every_optimizer(name):
     assert all(np.isfinite(v).all() for v in lm.get_weights())
 
 
+@pytest.mark.graph
 def test_gradient_accumulation_steps_per_execution_and_callbacks(tmp_path):
     lm = model()
     optimizer = keras.optimizers.Adam(1e-2, gradient_accumulation_steps=2)
@@ -275,6 +278,7 @@ def test_clone_and_config(tied):
     np.testing.assert_array_equal(clone(ids), lm(ids))
 
 
+@pytest.mark.graph
 def test_baseline_has_the_same_parameters():
     fast, base = model(), model(use_fast_weights=False)
     assert fast.count_params() == base.count_params()

@@ -15,6 +15,8 @@ from fwl_keras.data import SentencePieceTokenizer
 from fwl_keras.evaluation import document_losses
 from fwl_keras.models import TextPreprocessor
 
+pytestmark = pytest.mark.eager
+
 
 @pytest.fixture(scope="module")
 def lm():
