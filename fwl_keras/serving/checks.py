@@ -9,15 +9,15 @@ class RowChecks:
     """Collects what is wrong with each row of a request.
 
     Args:
-        batch_size: int tensor, number of rows B.
+        status: int32 tensor [B], what was refused before; 0 for rows that are not.
 
     Attributes:
         status: int32 tensor [B], 0 for rows that are not refused.
     """
 
-    def __init__(self, batch_size: tf.Tensor):
-        self.status = tf.zeros([batch_size], tf.int32)
-        self._warning = tf.zeros([batch_size], tf.int32)
+    def __init__(self, status: tf.Tensor):
+        self.status = status
+        self._warning = tf.zeros_like(status)
         self._limits: dict[str, int | None] = {}
 
     @property

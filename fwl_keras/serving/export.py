@@ -146,7 +146,9 @@ def _write_saved_model(lm, signatures, path, bar) -> dict:
         archive.add_endpoint(name, graphs[name])
     archive.add_endpoint("serving_default", graphs[DEFAULT])
     bar.add_task("Writing", total=None)
-    archive.write_out(str(path), verbose=False)
+    # Nobody trains a served model.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    archive.write_out(str(path), options=options, verbose=False)
     return graphs
 
 

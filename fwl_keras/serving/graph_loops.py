@@ -108,7 +108,7 @@ def write_rows(
     longest = width + tf.reduce_max(tf.where(active, new_tokens, 0))
     longest = (longest + window - 1) // window * window
     after = tf.RaggedTensor.from_row_lengths(
-        tf.boolean_mask(tokens, _between(whole, lengths, tf.shape(tokens)[1])), rest
+        tf.boolean_mask(tokens, _between(whole, lengths, tf.shape(tokens)[1])), rest, validate=False
     )
     tokens = after.to_tensor()
     tokens = tf.pad(tokens, [[0, 0], [0, longest - tf.shape(tokens)[1]]])
@@ -142,7 +142,7 @@ def write_rows(
         window=window,
     )
     there = _between(rest, rest + written, longest)
-    text = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(tokens, there), written)
+    text = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(tokens, there), written, validate=False)
     diverged = tf.logical_or(diverged, prompt.diverged)
     return WrittenRows(text, diverged, finite, join_state(*split_state(state)[:3], {}))
 

@@ -107,8 +107,7 @@ class GraphTokenizer(tf.Module):
         kept = tf.ones_like(ids.flat_values, tf.bool)
         for special in {self.start_token_id, *self.end_token_ids} - {None}:
             kept = tf.logical_and(kept, tf.not_equal(ids.flat_values, special))
-        ids = tf.ragged.boolean_mask(ids, ids.with_flat_values(kept))
-        return self._tokenizer.detokenize(ids)
+        return self._tokenizer.detokenize(_keep(ids, kept))
 
     def continuation(self, before: tf.RaggedTensor, ids: tf.RaggedTensor) -> tf.Tensor:
         """Return texts, string tensor [B], of what comes after other tokens.
@@ -131,8 +130,18 @@ class GraphTokenizer(tf.Module):
 
 def keep_rows(ids: tf.RaggedTensor, rows: tf.Tensor) -> tf.RaggedTensor:
     """Return ragged rows, empty where `rows` (bool tensor [B]) is false."""
-    kept = tf.repeat(rows, ids.row_lengths())
-    return tf.ragged.boolean_mask(ids, ids.with_flat_values(kept))
+    return _keep(ids, tf.repeat(rows, ids.row_lengths()))
+
+
+def _keep(ids, kept):
+    """Return ragged rows of the ids at which `kept`, bool for every one, is true.
+
+    `tf.ragged.boolean_mask` does the same with ten times as many operations.
+    """
+    before = tf.pad(tf.cumsum(tf.cast(kept, ids.row_splits.dtype)), [[1, 0]])
+    return tf.RaggedTensor.from_row_splits(
+        tf.boolean_mask(ids.flat_values, kept), tf.gather(before, ids.row_splits), validate=False
+    )
 
 
 def prepend(ids: tf.RaggedTensor, token_id: int | None, rows: tf.Tensor) -> tf.RaggedTensor:
@@ -141,4 +150,5 @@ def prepend(ids: tf.RaggedTensor, token_id: int | None, rows: tf.Tensor) -> tf.R
         return ids
     counts = tf.cast(rows, ids.row_splits.dtype)
     first = tf.fill([tf.reduce_sum(counts)], tf.constant(token_id, ids.dtype))
-    return tf.concat([tf.RaggedTensor.from_row_lengths(first, counts), ids], axis=1)
+    first = tf.RaggedTensor.from_row_lengths(first, counts, validate=False)
+    return tf.concat([first, ids], axis=1)

@@ -65,8 +65,14 @@ _WRITING = {
 }
 
 
-# Of `_write_rows`: new tokens, temperature, top_k and top_p.
-_DRAWING = (tf.int32, tf.float32, tf.int32, tf.float32)
+def _specs(inputs):
+    """Return `tf.TensorSpec`s by name of pairs of shape and dtype."""
+    return {name: tf.TensorSpec(*spec, name=name) for name, spec in inputs.items()}
+
+
+def _no_refusals(rows):
+    """Return the checks of as many rows as a tensor [B] has."""
+    return RowChecks(tf.zeros_like(rows, tf.int32))
 
 
 def _once(wrap, function, specs):
@@ -110,11 +116,11 @@ class Signatures:
             for name, value in lm.initial_state(1).items()
         }
         ids = tf.RaggedTensorSpec([None, None], tf.int32)
-        state = {name: tf.TensorSpec(*spec) for name, spec in self._state.items()}
-        numbers = [tf.TensorSpec([None], dtype) for dtype in _DRAWING]
-        seeds, active = tf.TensorSpec([None, 2], tf.uint32), tf.TensorSpec([None], tf.bool)
+        state, status = _specs(self._state), tf.TensorSpec([None], tf.int32)
+        writing = _specs({**_TEXT, **_WRITING})
         self._read_rows = _once(wrap, self._read_rows, [ids, state])
-        self._write_rows = _once(wrap, self._write_rows, [ids, state, *numbers, seeds, active])
+        self._score_rows = _once(wrap, self._score_rows, [writing["text"], state, status])
+        self._write_rows = _once(wrap, self._write_rows, [writing, state, status])
 
     def all(self) -> dict[str, Signature]:
         """Return the signatures by name; `score` is also to be the default one."""
@@ -138,26 +144,26 @@ class Signatures:
             "tokenize": (self._tokenize, _TEXT, "The token ids of a text."),
             "detokenize": (self._detokenize, _IDS, "The text of token ids."),
         }
-        signatures = {}
-        for name, (function, inputs, description) in described.items():
-            specs = {key: tf.TensorSpec(*spec, name=key) for key, spec in inputs.items()}
-            signatures[name] = Signature(self._wrap(function), specs, description)
-        return signatures
+        return {
+            name: Signature(self._wrap(function), _specs(inputs), description)
+            for name, (function, inputs, description) in described.items()
+        }
 
     def _score(self, inputs):
         checks, state = self._fresh(inputs["text"])
-        outputs, _ = self._score_text(inputs, state, checks)
+        outputs, _ = self._score_rows(inputs["text"], state, checks.status)
         return outputs
 
     def _score_from(self, inputs):
         checks, given = self._given(inputs)
-        outputs, state = self._score_text(inputs, given, checks)
-        return {**outputs, **select_rows(checks.fine, state, given)}
+        outputs, state = self._score_rows(inputs["text"], given, checks.status)
+        return {**outputs, **state}
 
-    def _score_text(self, inputs, state, checks):
-        ids = self.tokenizer.encode(inputs["text"], checks)
-        begun = self._begin(ids, state)
-        losses, scored, state = self._read_ids(begun, state, checks)
+    def _score_rows(self, text, given, status):
+        checks = RowChecks(status)
+        ids = self.tokenizer.encode(text, checks)
+        begun = self._begin(ids, given)
+        losses, scored, state = self._read_ids(begun, given, checks)
         # Row by row without the start token's own place.
         shift = tf.cast(begun.row_lengths() - ids.row_lengths(), tf.int32)
         width = tf.shape(losses)[1] - tf.reduce_min(shift)
@@ -165,7 +171,8 @@ class Signatures:
         there = tf.sequence_mask(ids.row_lengths(), width)
         losses = tf.where(there, tf.gather(losses, places, batch_dims=1), 0.0)
         scored = tf.logical_and(there, tf.gather(scored, places, batch_dims=1))
-        return self._scores(losses, scored, ids, state, checks), state
+        outputs = self._scores(losses, scored, ids, state, checks)
+        return outputs, select_rows(checks.fine, state, given)
 
     def _score_tokens(self, inputs):
         checks, state = self._fresh(inputs["lengths"])
@@ -207,35 +214,44 @@ class Signatures:
 
     def _generate(self, inputs):
         checks, state = self._fresh(inputs["text"])
-        outputs, _ = self._write(inputs, state, checks, None)
+        outputs, _ = self._write_rows(inputs, state, checks.status)
         return outputs
 
     def _generate_from(self, inputs):
         checks, given = self._given(inputs)
-        outputs, state = self._write(inputs, given, checks, given["pending_valid"])
-        return {**outputs, **select_rows(checks.fine, state, given)}
+        asked = {name: inputs[name] for name in (*_TEXT, *_WRITING)}
+        outputs, state = self._write_rows(asked, given, checks.status)
+        return {**outputs, **state}
 
-    def _write(self, inputs, state, checks, may_be_empty):
-        ids = self.tokenizer.encode(inputs["text"], checks, may_be_empty)
+    def _write_rows(self, inputs, given, status):
+        checks = RowChecks(status)
+        # A row that has read something may go on at once.
+        ids = self.tokenizer.encode(inputs["text"], checks, given["pending_valid"])
         checks.refuse_drawing(inputs, self._options.max_new_tokens)
         fine = checks.fine
-        ids = self._begin(keep_rows(ids, fine), state)
+        ids = self._begin(keep_rows(ids, fine), given)
         top_k, seed = inputs["top_k"], tf.cast(tf.where(fine, inputs["seed"], 0), tf.uint32)
-        found, logits = self._write_rows(
+        found = write_rows(
+            self._lm,
             ids,
-            state,
-            tf.where(fine, inputs["max_new_tokens"], 0),
-            tf.where(fine, inputs["temperature"], 1.0),
-            tf.where(tf.logical_and(fine, top_k > 0), top_k, self.tokenizer.vocab_size),
-            tf.where(fine, inputs["top_p"], 1.0),
-            tf.stack([seed, tf.zeros_like(seed)], axis=1),
-            fine,
+            given,
+            self._window,
+            read=self._read_rows,
+            new_tokens=tf.where(fine, inputs["max_new_tokens"], 0),
+            draw=Sampling(
+                temperature=tf.where(fine, inputs["temperature"], 1.0),
+                top_k=tf.where(tf.logical_and(fine, top_k > 0), top_k, self.tokenizer.vocab_size),
+                top_p=tf.where(fine, inputs["top_p"], 1.0),
+            ),
+            seeds=tf.stack([seed, tf.zeros_like(seed)], axis=1),
+            active=fine,
+            stop_token_ids=self.tokenizer.end_token_ids,
         )
         state = found.state
         checks.warn("diverged", found.diverged)
         checks.refuse("overflow", tf.logical_not(found.finite))
         # Logits overflow before the state does.
-        checks.refuse_overflow({**state, "logits": logits})
+        checks.refuse_overflow({**state, "logits": next_logits(self._lm, state)})
         fine = checks.fine
         written = keep_rows(found.ids, fine)
         count = tf.cast(written.row_lengths(), tf.int32)
@@ -250,16 +266,16 @@ class Signatures:
             "finish_reason": reason,
             **checks.outputs(),
         }
-        return outputs, state
+        return outputs, select_rows(fine, state, given)
 
     def _tokenize(self, inputs):
-        checks = RowChecks(tf.shape(inputs["text"])[0])
+        checks = _no_refusals(inputs["text"])
         ids = self.tokenizer.encode(inputs["text"], checks)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
         return {"token_ids": ids.to_tensor(), "lengths": lengths, **checks.outputs()}
 
     def _detokenize(self, inputs):
-        checks = RowChecks(tf.shape(inputs["lengths"])[0])
+        checks = _no_refusals(inputs["lengths"])
         ids = self.tokenizer.check_ids(inputs["token_ids"], inputs["lengths"], checks)
         return {"text": self.tokenizer.decode(ids), **checks.outputs()}
 
@@ -271,33 +287,17 @@ class Signatures:
     def _read_rows(self, ids, state):
         return read_rows(self._lm, ids, state, self._window)
 
-    def _write_rows(self, ids, state, new_tokens, temperature, top_k, top_p, seeds, active):
-        found = write_rows(
-            self._lm,
-            ids,
-            state,
-            self._window,
-            read=self._read_rows,
-            new_tokens=new_tokens,
-            draw=Sampling(temperature=temperature, top_k=top_k, top_p=top_p),
-            seeds=seeds,
-            active=active,
-            stop_token_ids=self.tokenizer.end_token_ids,
-        )
-        return found, next_logits(self._lm, found.state)
-
     def _begin(self, ids, state):
         """Return ids with the start token before the first one of a text."""
         begins = tf.logical_and(ids.row_lengths() > 0, tf.logical_not(state["pending_valid"]))
         return prepend(ids, self.tokenizer.start_token_id, begins)
 
     def _fresh(self, rows):
-        batch_size = tf.shape(rows)[0]
-        return RowChecks(batch_size), self._lm.initial_state(batch_size)
+        return _no_refusals(rows), self._lm.initial_state(tf.shape(rows)[0])
 
     def _given(self, inputs):
         """Return the checks of a request and its state, fresh in rows where that is damaged."""
         state = {name: inputs[name] for name in self._state}
-        checks = RowChecks(tf.shape(inputs["text"])[0])
+        checks = _no_refusals(inputs["text"])
         damaged = checks.refuse_state(state, self._lm.block.segment_length or 1)
         return checks, reset_rows(state, damaged)
