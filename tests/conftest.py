@@ -79,14 +79,23 @@ def _seed(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _as_users_run_it(request):
-    """Tests with the mark `optimised` run graphs as they are run outside of tests."""
-    marked = request.node.get_closest_marker("optimised") is not None
-    if marked:
-        optimise_graphs(True)
+def _as_marked(request):
+    """How TensorFlow runs a test's graphs.
+
+    `optimised`: as they are run outside of tests. `eager`, on a file or a test: not as graphs at
+    all, where what a graph computes is not what is tested; `graph`: as graphs, in such a file.
+    """
+    marks = {
+        name: request.node.get_closest_marker(name) for name in ("optimised", "eager", "graph")
+    }
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    eager = marks["eager"] is not None and marks["graph"] is None
+    optimise_graphs(marks["optimised"] is not None)
+    tf.config.run_functions_eagerly(eager)
     yield
-    if marked:
-        optimise_graphs(False)
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(autouse=True, scope="module")
