@@ -8,13 +8,15 @@ import shutil
 import numpy as np
 import pytest
 from rich.console import Console
-from run_helpers import tiny_config, write_book
+from run_helpers import eagerly, tiny_config, write_book
 
 from benchmarks.rivals import cells, costs, report
 from benchmarks.rivals.methods import METHODS
 from benchmarks.rivals.models import MODELS, ROWS
 from benchmarks.rivals.run import choose_rows, order, run_benchmark
 from benchmarks.rivals.workspace import Workspace
+
+pytestmark = pytest.mark.eager
 
 # Of each of 45 documents.
 CHARACTERS = 400
@@ -57,6 +59,7 @@ def few_settings():
         "decay_power": [1.0, 0.5],
     }
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.rivals.workspace._STATISTICS_WINDOWS", 20)
         for name, method in list(METHODS.items()):
             known = {key: scales[key] for key in method.start}
             start = {key: values[0] for key, values in known.items()}
@@ -72,7 +75,8 @@ def done(corpus, few_settings, tmp_path_factory):
     path = tmp_path_factory.mktemp("benchmark") / "texts-tiny"
     console = Console(record=True, width=200, file=io.StringIO())
     config = tiny_config(corpus, steps=20, validation_windows=0)
-    result = run_bit_by_bit(path, config, console)
+    with eagerly():
+        result = run_bit_by_bit(path, config, console)
     return path, config, result, console.export_text()
 
 
