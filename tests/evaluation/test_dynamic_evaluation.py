@@ -8,6 +8,7 @@ from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.evaluation import DynamicEvaluation, document_losses
 
 V, WIDTH, EOS = 17, 6, 1
+SIZES = (13, 1, 8, 0)
 
 
 def language_model(compiled=False, **block):
@@ -20,10 +21,20 @@ def language_model(compiled=False, **block):
     return lm
 
 
+@pytest.fixture(scope="module")
+def compiled():
+    """A model with fast weights, and what its steps have compiled for all tests."""
+    keras.utils.set_random_seed(0)
+    lm, kept = language_model(compiled=True), {}
+    return lm, lambda evaluation, documents: evaluation.losses(
+        lm, documents, eos_id=EOS, compiled=kept
+    )
+
+
 @pytest.fixture
 def documents():
     rng = np.random.default_rng(0)
-    return [rng.integers(2, V, size=n).astype("int32") for n in (21, 1, 8, 0)]
+    return [rng.integers(2, V, size=n).astype("int32") for n in SIZES]
 
 
 def values(lm):
@@ -41,6 +52,7 @@ def test_without_steps_it_is_plain_evaluation(documents, block, length):
     lm = language_model(compiled=length == 8, **block)
     still = DynamicEvaluation(learning_rate=0.0, length=length, context_length=8)
     found = still.losses(lm, documents, eos_id=EOS)
+    lm.run_eagerly = True
     expected = document_losses(lm, documents, length=8, batch_size=2, eos_id=EOS, pad_id=0)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -140,34 +152,34 @@ def test_statistics_are_root_mean_squares_of_gradients():
 
 @pytest.mark.parametrize("weights", ["all", "block"])
 @pytest.mark.parametrize("per_document", [True, False])
-def test_weights_are_set_back_exactly(documents, weights, per_document):
-    lm = language_model()
+def test_weights_are_set_back_exactly(documents, compiled, weights, per_document):
+    lm, losses_of = compiled
     before = values(lm)
     evaluation = DynamicEvaluation(
         learning_rate=0.3, length=4, context_length=8, weights=weights, per_document=per_document
     )
-    losses = evaluation.losses(lm, documents, eos_id=EOS)
+    losses = losses_of(evaluation, documents)
     assert_same(before, values(lm))
-    assert [one.shape for one in losses] == [(n,) for n in (21, 1, 8, 0)]
+    assert [one.shape for one in losses] == [(n,) for n in SIZES]
     # And after something that went wrong in between.
     with pytest.raises(ValueError, match="invalid literal"):
-        evaluation.losses(lm, [documents[0], "no ids"], eos_id=EOS)
+        losses_of(evaluation, [documents[0], "no ids"])
     assert_same(before, values(lm))
 
 
 @pytest.mark.parametrize("per_document", [True, False])
-def test_no_score_depends_on_what_comes_later(documents, per_document):
-    lm = language_model()
+def test_no_score_depends_on_what_comes_later(documents, compiled, per_document):
+    _, losses_of = compiled
     evaluation = DynamicEvaluation(
         learning_rate=0.3, length=4, context_length=8, per_document=per_document
     )
-    expected = np.concatenate(evaluation.losses(lm, documents, eos_id=EOS))
+    expected = np.concatenate(losses_of(evaluation, documents))
     rng = np.random.default_rng(5)
-    for t in (3, 4, 11, 20):
+    for t in (3, 4, 9, 12):
         shuffled = [one.copy() for one in documents]
         shuffled[0][t:] = rng.permutation(shuffled[0][t:])
         shuffled[2] = rng.permutation(shuffled[2])
-        found = np.concatenate(evaluation.losses(lm, shuffled, eos_id=EOS))
+        found = np.concatenate(losses_of(evaluation, shuffled))
         np.testing.assert_array_equal(found[:t], expected[:t])
         assert np.abs(found - expected).max() > 1e-3
 
