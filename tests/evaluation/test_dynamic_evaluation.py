@@ -25,10 +25,7 @@ def language_model(compiled=False, **block):
 def compiled():
     """A model with fast weights, and what its steps have compiled for all tests."""
     keras.utils.set_random_seed(0)
-    lm, kept = language_model(compiled=True), {}
-    return lm, lambda evaluation, documents: evaluation.losses(
-        lm, documents, eos_id=EOS, compiled=kept
-    )
+    return language_model(compiled=True), {}
 
 
 @pytest.fixture
@@ -48,11 +45,14 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("block", [{"use_fast_weights": False}, {}])
 @pytest.mark.parametrize("length", [4, 8])
-def test_without_steps_it_is_plain_evaluation(documents, block, length):
-    lm = language_model(compiled=length == 8, **block)
+def test_without_steps_it_is_plain_evaluation(documents, compiled, monkeypatch, block, length):
+    """In a graph for one length without fast weights, and for the other with them."""
+    lm, kept = language_model(compiled=bool(block) and length == 8, **block), None
+    if not block and length == 4:
+        lm, kept = compiled
     still = DynamicEvaluation(learning_rate=0.0, length=length, context_length=8)
-    found = still.losses(lm, documents, eos_id=EOS)
-    lm.run_eagerly = True
+    found = still.losses(lm, documents, eos_id=EOS, compiled=kept)
+    monkeypatch.setattr(lm, "run_eagerly", True)
     expected = document_losses(lm, documents, length=8, batch_size=2, eos_id=EOS, pad_id=0)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -153,33 +153,35 @@ def test_statistics_are_root_mean_squares_of_gradients():
 @pytest.mark.parametrize("weights", ["all", "block"])
 @pytest.mark.parametrize("per_document", [True, False])
 def test_weights_are_set_back_exactly(documents, compiled, weights, per_document):
-    lm, losses_of = compiled
+    lm, kept = compiled if weights == "all" else (language_model(), None)
     before = values(lm)
     evaluation = DynamicEvaluation(
         learning_rate=0.3, length=4, context_length=8, weights=weights, per_document=per_document
     )
-    losses = losses_of(evaluation, documents)
+    losses = evaluation.losses(lm, documents, eos_id=EOS, compiled=kept)
     assert_same(before, values(lm))
     assert [one.shape for one in losses] == [(n,) for n in SIZES]
     # And after something that went wrong in between.
     with pytest.raises(ValueError, match="invalid literal"):
-        losses_of(evaluation, [documents[0], "no ids"])
+        evaluation.losses(lm, [documents[0], "no ids"], eos_id=EOS, compiled=kept)
     assert_same(before, values(lm))
 
 
 @pytest.mark.parametrize("per_document", [True, False])
 def test_no_score_depends_on_what_comes_later(documents, compiled, per_document):
-    _, losses_of = compiled
+    lm, kept = compiled
     evaluation = DynamicEvaluation(
         learning_rate=0.3, length=4, context_length=8, per_document=per_document
     )
-    expected = np.concatenate(losses_of(evaluation, documents))
+    expected = evaluation.losses(lm, documents, eos_id=EOS, compiled=kept)
+    expected = np.concatenate(expected)
     rng = np.random.default_rng(5)
     for t in (3, 4, 9, 12):
         shuffled = [one.copy() for one in documents]
         shuffled[0][t:] = rng.permutation(shuffled[0][t:])
         shuffled[2] = rng.permutation(shuffled[2])
-        found = np.concatenate(losses_of(evaluation, shuffled))
+        found = evaluation.losses(lm, shuffled, eos_id=EOS, compiled=kept)
+        found = np.concatenate(found)
         np.testing.assert_array_equal(found[:t], expected[:t])
         assert np.abs(found - expected).max() > 1e-3
 

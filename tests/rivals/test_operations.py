@@ -160,7 +160,7 @@ def test_errors():
 
 def test_larger_bodies_pay_less_for_fast_weights():
     ratios = []
-    for layers in (1, 3, 8):
+    for layers in (1, 2, 4):
         count = count_operations(model(layers=layers, width=32), LENGTH)
         ratios.append(count.fast_weights / count.plain)
     assert np.all(np.diff(ratios) < 0)
