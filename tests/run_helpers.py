@@ -34,18 +34,23 @@ def tiny_config(corpus: Path, **changes) -> RunConfig:
 
 
 @contextlib.contextmanager
-def eagerly() -> Iterator[None]:
-    """Trace no graphs on TensorFlow: one takes longer than the few steps of a test's run."""
+def eagerly(yes: bool = True) -> Iterator[None]:
+    """Trace no graphs on TensorFlow: one takes longer than the few steps of a test's run.
+
+    Args:
+        yes: False for what takes many steps within what takes few.
+    """
     if keras.backend.backend() != "tensorflow":
         yield
         return
     import tensorflow as tf
 
-    tf.config.run_functions_eagerly(True)
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(yes)
     try:
         yield
     finally:
-        tf.config.run_functions_eagerly(False)
+        tf.config.run_functions_eagerly(before)
 
 
 def as_options(config: RunConfig) -> list[str]:

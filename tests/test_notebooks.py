@@ -12,6 +12,9 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
+# A graph takes longer to make than the few steps of a test in it.
+EAGERLY = "import tensorflow\ntensorflow.config.run_functions_eagerly(True)\n"
+
 # By notebook, what a cell injected after the one tagged `parameters` sets.
 SMALL = {
     "add_fast_weights.ipynb": {
@@ -59,7 +62,7 @@ def inject(notebook, settings):
     known = notebook.cells[tagged[0]].source
     for name in settings:
         assert re.search(rf"^{name} = ", known, re.MULTILINE), f"{name} is no parameter"
-    source = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
+    source = EAGERLY + "\n".join(f"{name} = {value!r}" for name, value in settings.items())
     notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(source))
 
 

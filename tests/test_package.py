@@ -11,6 +11,7 @@ def in_fresh_process(code):
 
 
 def test_importing_registers_the_classes_and_takes_in_nothing_heavy():
+    """And parts of the package are attributes, imported when asked for."""
     # Keras itself looks for visualisation libraries; what counts is what comes on top of it.
     code = (
         "import sys, keras\n"
@@ -18,10 +19,17 @@ def test_importing_registers_the_classes_and_takes_in_nothing_heavy():
         "before = loaded()\n"
         "import fwl_keras\n"
         "print(keras.saving.get_registered_object('fwl_keras>FWLCausalLM').__name__)\n"
-        "print(*loaded() - before)"
+        "print(*loaded() - before)\n"
+        "before = set(sys.modules)\n"
+        "assert not {'fwl_keras.data', 'fwl_keras.serving', 'sentencepiece'} & before\n"
+        "for name in ('data', 'evaluation', 'layers', 'models', 'ops', 'serving'):\n"
+        "    assert name in dir(fwl_keras)\n"
+        "    assert getattr(fwl_keras, name) is sys.modules[f'fwl_keras.{name}'], name\n"
+        "print(fwl_keras.data.load_corpus.__name__, hasattr(fwl_keras, 'no_such_part'))"
     )
-    found, *extra = in_fresh_process(code)
+    found, *extra, function, no_such_part = in_fresh_process(code)
     assert found == "FWLCausalLM"
+    assert (function, no_such_part) == ("load_corpus", "False")
     heavy = {"keras_hub", "tensorflow_text", "official", "tf_keras", "matplotlib", "sentencepiece"}
     assert "fwl_keras" in extra and not heavy & set(extra)
 
@@ -35,16 +43,3 @@ def test_help_of_the_command_loads_no_framework():
         "print(*('tensorflow' in sys.modules, 'keras' in sys.modules))"
     )
     assert in_fresh_process(code)[-2:] == ["False", "False"]
-
-
-def test_parts_of_the_package_are_attributes_that_are_imported_when_asked_for():
-    code = (
-        "import sys, fwl_keras\n"
-        "before = set(sys.modules)\n"
-        "assert not {'fwl_keras.data', 'fwl_keras.serving', 'sentencepiece'} & before\n"
-        "for name in ('data', 'evaluation', 'layers', 'models', 'ops', 'serving'):\n"
-        "    assert name in dir(fwl_keras)\n"
-        "    assert getattr(fwl_keras, name) is sys.modules[f'fwl_keras.{name}'], name\n"
-        "print(fwl_keras.data.load_corpus.__name__, hasattr(fwl_keras, 'no_such_part'))"
-    )
-    assert in_fresh_process(code)[-2:] == ["load_corpus", "False"]

@@ -145,4 +145,6 @@ class HiddenStateOptimisation:
         change = ops.where(old, self.learning_rate * change, 0.0)
         cache = after["cache"] - ops.cast(change, after["cache"].dtype)
         moments = {"first": first, "second": second, "steps": steps}
-        return losses, {**after, "cache": cache}, moments, block_state
+        # All rows go on together, also from a piece within which the first one's text ends.
+        position = context["position"] + token_ids.shape[1]
+        return losses, {**after, "cache": cache, "position": position}, moments, block_state

@@ -8,22 +8,30 @@ from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.evaluation import DynamicEvaluation, document_losses
 
 V, WIDTH, EOS = 17, 6, 1
+SIZES = (13, 1, 8, 0)
 
 
 def language_model(compiled=False, **block):
-    body = keras.Sequential(
-        [keras.layers.Embedding(V, WIDTH), keras.layers.GRU(WIDTH, return_sequences=True)]
-    )
+    # As far back as any context here, and much cheaper than to go on token by token.
+    mix = keras.layers.Conv1D(WIDTH, 8, padding="causal", activation="tanh")
+    body = keras.Sequential([keras.layers.Embedding(V, WIDTH), mix])
     settings = {"segment_length": 4, "initial_step_size": 0.02, **block}
     lm = FWLCausalLM(body, FWLBlock(WIDTH, V, **settings))
     lm.compile("sgd", run_eagerly=not compiled)
     return lm
 
 
+@pytest.fixture(scope="module")
+def compiled():
+    """A model with fast weights, and what its steps have compiled for all tests."""
+    keras.utils.set_random_seed(0)
+    return language_model(compiled=True), {}
+
+
 @pytest.fixture
 def documents():
     rng = np.random.default_rng(0)
-    return [rng.integers(2, V, size=n).astype("int32") for n in (21, 1, 8, 0)]
+    return [rng.integers(2, V, size=n).astype("int32") for n in SIZES]
 
 
 def values(lm):
@@ -37,10 +45,14 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("block", [{"use_fast_weights": False}, {}])
 @pytest.mark.parametrize("length", [4, 8])
-def test_without_steps_it_is_plain_evaluation(documents, block, length):
-    lm = language_model(compiled=length == 8, **block)
+def test_without_steps_it_is_plain_evaluation(documents, compiled, monkeypatch, block, length):
+    """In a graph for one length without fast weights, and for the other with them."""
+    lm, kept = language_model(compiled=bool(block) and length == 8, **block), None
+    if not block and length == 4:
+        lm, kept = compiled
     still = DynamicEvaluation(learning_rate=0.0, length=length, context_length=8)
-    found = still.losses(lm, documents, eos_id=EOS)
+    found = still.losses(lm, documents, eos_id=EOS, compiled=kept)
+    monkeypatch.setattr(lm, "run_eagerly", True)
     expected = document_losses(lm, documents, length=8, batch_size=2, eos_id=EOS, pad_id=0)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -140,34 +152,36 @@ def test_statistics_are_root_mean_squares_of_gradients():
 
 @pytest.mark.parametrize("weights", ["all", "block"])
 @pytest.mark.parametrize("per_document", [True, False])
-def test_weights_are_set_back_exactly(documents, weights, per_document):
-    lm = language_model()
+def test_weights_are_set_back_exactly(documents, compiled, weights, per_document):
+    lm, kept = compiled if weights == "all" else (language_model(), None)
     before = values(lm)
     evaluation = DynamicEvaluation(
         learning_rate=0.3, length=4, context_length=8, weights=weights, per_document=per_document
     )
-    losses = evaluation.losses(lm, documents, eos_id=EOS)
+    losses = evaluation.losses(lm, documents, eos_id=EOS, compiled=kept)
     assert_same(before, values(lm))
-    assert [one.shape for one in losses] == [(n,) for n in (21, 1, 8, 0)]
+    assert [one.shape for one in losses] == [(n,) for n in SIZES]
     # And after something that went wrong in between.
     with pytest.raises(ValueError, match="invalid literal"):
-        evaluation.losses(lm, [documents[0], "no ids"], eos_id=EOS)
+        evaluation.losses(lm, [documents[0], "no ids"], eos_id=EOS, compiled=kept)
     assert_same(before, values(lm))
 
 
 @pytest.mark.parametrize("per_document", [True, False])
-def test_no_score_depends_on_what_comes_later(documents, per_document):
-    lm = language_model()
+def test_no_score_depends_on_what_comes_later(documents, compiled, per_document):
+    lm, kept = compiled
     evaluation = DynamicEvaluation(
         learning_rate=0.3, length=4, context_length=8, per_document=per_document
     )
-    expected = np.concatenate(evaluation.losses(lm, documents, eos_id=EOS))
+    expected = evaluation.losses(lm, documents, eos_id=EOS, compiled=kept)
+    expected = np.concatenate(expected)
     rng = np.random.default_rng(5)
-    for t in (3, 4, 11, 20):
+    for t in (3, 4, 9, 12):
         shuffled = [one.copy() for one in documents]
         shuffled[0][t:] = rng.permutation(shuffled[0][t:])
         shuffled[2] = rng.permutation(shuffled[2])
-        found = np.concatenate(evaluation.losses(lm, shuffled, eos_id=EOS))
+        found = evaluation.losses(lm, shuffled, eos_id=EOS, compiled=kept)
+        found = np.concatenate(found)
         np.testing.assert_array_equal(found[:t], expected[:t])
         assert np.abs(found - expected).max() > 1e-3
 

@@ -7,6 +7,8 @@ import pytest
 from fwl_keras import FWLBlock, FWLCausalLM
 from fwl_keras.evaluation import stream_losses, token_losses
 
+pytestmark = pytest.mark.eager
+
 V, T = 19, 10
 
 
@@ -31,7 +33,7 @@ def from_logits(logits, labels):
     )
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(2, marks=pytest.mark.graph), 5])
 def test_token_losses(lm, batch_size):
     w = windows(5)
     expected = from_logits(lm(w[:, :-1], labels=w[:, 1:]), w[:, 1:])

@@ -1,5 +1,6 @@
 """A whole benchmark on a few pages of text."""
 
+import dataclasses
 import io
 import json
 import math
@@ -8,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from rich.console import Console
-from run_helpers import tiny_config, write_book
+from run_helpers import eagerly, tiny_config, write_book
 
 from benchmarks.rivals import cells, costs, report
 from benchmarks.rivals.methods import METHODS
@@ -16,8 +17,10 @@ from benchmarks.rivals.models import MODELS, ROWS
 from benchmarks.rivals.run import choose_rows, order, run_benchmark
 from benchmarks.rivals.workspace import Workspace
 
+pytestmark = pytest.mark.eager
+
 # Of each of 45 documents.
-CHARACTERS = 400
+CHARACTERS = 200
 CHOSEN = [
     "baseline.plain",
     "baseline.sgd",
@@ -57,14 +60,43 @@ def few_settings():
         "decay_power": [1.0, 0.5],
     }
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.rivals.workspace._STATISTICS_WINDOWS", 6)
         for name, method in list(METHODS.items()):
             known = {key: scales[key] for key in method.start}
             start = {key: values[0] for key, values in known.items()}
-            changed = type(method)(
-                **{**vars(method), "start": start, "scales": lambda length, known=known: known}
-            )
-            patch.setitem(METHODS, name, changed)
+            changes = {"start": start, "scales": lambda length, known=known: known}
+            if name == "sgd":
+                changes["losses"] = in_graphs(method.losses)
+            patch.setitem(METHODS, name, dataclasses.replace(method, **changes))
+        # A search and the cell that it is for read with one model, with what it has compiled.
+        patch.setattr(cells, "open_reader", once(cells.open_reader))
+        # Not of interest here, and there are many.
+        patch.setattr(
+            "fwl_keras.runs.train.plot_run", lambda metrics, path: path.write_bytes(b"curve")
+        )
         yield
+
+
+def once(open_reader):
+    readers = {}
+
+    def opened(workspace, *names, **options):
+        key = workspace.path, *names
+        if key not in readers:
+            readers[key] = open_reader(workspace, *names, **options)
+        return readers[key]
+
+    return opened
+
+
+def in_graphs(losses):
+    """The benchmark's rows take so many steps in this way that graphs are worth making."""
+
+    def wrapped(*arguments):
+        with eagerly(False):
+            return losses(*arguments)
+
+    return wrapped
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +104,8 @@ def done(corpus, few_settings, tmp_path_factory):
     path = tmp_path_factory.mktemp("benchmark") / "texts-tiny"
     console = Console(record=True, width=200, file=io.StringIO())
     config = tiny_config(corpus, steps=20, validation_windows=0)
-    result = run_bit_by_bit(path, config, console)
+    with eagerly():
+        result = run_bit_by_bit(path, config, console)
     return path, config, result, console.export_text()
 
 

@@ -547,7 +547,7 @@ def test_killed_at_any_moment_the_result_is_the_same_bit_for_bit(book, tmp_path,
     assert reference.exitcode == 0
     random = np.random.default_rng(seed)
     start = np.inf
-    for number in range(10):
+    for number in range(6):
         if number % 2 == 0:
             # In training, or while what it has learned is written.
             fault = "training"

@@ -164,6 +164,7 @@ def test_metrics_are_json(tmp_path):
     assert line.count("\n") == 1
 
 
+@pytest.mark.eager
 def test_a_run_stops_at_a_loss_that_is_not_finite(tmp_path, monkeypatch):
     """A learning rate that nothing survives: huge weights after one step, NaN after two."""
     monkeypatch.setenv("COLUMNS", "500")

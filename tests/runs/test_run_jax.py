@@ -16,16 +16,26 @@ from fwl_keras.runs.load import load_run_model
 TEXT = 'def main():\n    print("hello")\n'
 # Under its own name the command imports Keras when it knows what for.
 MAIN = "import sys; sys.argv[0] = 'fwl-keras'; from fwl_keras.cli import main; main()"
-COMMAND = [sys.executable, "-c", MAIN]
-SCORE = """
+# One process for both: most of its time it imports.
+TRAIN_AND_SCORE = """
 import sys
+
+run, scores, text, *words = sys.argv[1:]
+sys.argv = ["fwl-keras", *words]
+from fwl_keras.cli import main
+
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+
 import numpy as np
 from fwl_keras.runs.evaluate import evaluate_run
 from fwl_keras.runs.load import load_run_model
 
-evaluate_run(sys.argv[1], stream=True)
-score = load_run_model(sys.argv[1]).score([sys.argv[3]])
-np.savez(sys.argv[2], **score._asdict() | {"state": 0})
+evaluate_run(run, stream=True)
+score = load_run_model(run).score([text])
+np.savez(scores, **score._asdict() | {"state": 0})
 """
 
 
@@ -38,15 +48,16 @@ def run_on_jax(*words):
 
 
 @pytest.mark.slow
+@pytest.mark.eager
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="loads on TensorFlow")
 def test_trained_on_jax_scored_and_exported_on_tensorflow(tmp_path):
     import tensorflow as tf
 
     run, models, scores = (tmp_path / name for name in ("run", "models", "scores.npz"))
     config = tiny_config(write_book(tmp_path), steps=6, interval=3)
-    run_on_jax(*COMMAND, "train", config.corpus, "--to", run, *as_options(config))
+    words = ["train", config.corpus, "--to", run, *as_options(config)]
+    run_on_jax(sys.executable, "-c", TRAIN_AND_SCORE, run, scores, TEXT, *words)
     assert list((run / "tensorboard").rglob("events*"))
-    run_on_jax(sys.executable, "-c", SCORE, run, scores, TEXT)
     on_jax = json.loads((run / "evaluation.json").read_text())
 
     on_tensorflow = evaluate_run(run, stream=True)
@@ -61,7 +72,7 @@ def test_trained_on_jax_scored_and_exported_on_tensorflow(tmp_path):
             np.testing.assert_allclose(found[name], getattr(score, name), rtol=1e-4, atol=1e-4)
 
     # The command takes TensorFlow, whatever the shell says.
-    run_on_jax(*COMMAND, "export", run, "--to", models)
+    run_on_jax(sys.executable, "-c", MAIN, "export", run, "--to", models)
     served = tf.saved_model.load(str(models / "1")).signatures["score"](text=tf.constant([TEXT]))
     (perplexity,) = score.perplexity
     assert float(served["perplexity"][0]) == pytest.approx(perplexity, rel=1e-3)

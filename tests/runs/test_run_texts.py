@@ -6,7 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from run_helpers import tiny_config, write_book
+from run_helpers import eagerly, tiny_config, write_book
 from typer.testing import CliRunner
 
 from fwl_keras.cli import app
@@ -18,6 +18,8 @@ from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.samplers import make_sampler
 from fwl_keras.runs.score import score_texts
 from fwl_keras.runs.train import start_run
+
+pytestmark = pytest.mark.eager
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +39,8 @@ def book(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(book, tmp_path_factory):
-    return start_run(tmp_path_factory.mktemp("runs") / "fast", tiny_config(book))
+    with eagerly():
+        return start_run(tmp_path_factory.mktemp("runs") / "fast", tiny_config(book))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from fwl_keras.runs.evaluate import evaluate_run
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.train import begin_with, resume_run, start_run
 
+pytestmark = pytest.mark.eager
+
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
@@ -24,13 +26,8 @@ def book(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(book, tmp_path_factory):
-    return start_run(tmp_path_factory.mktemp("whole"), tiny_config(book))
-
-
-@pytest.fixture
-def without_graphs():
     with eagerly():
-        yield
+        return start_run(tmp_path_factory.mktemp("whole"), tiny_config(book))
 
 
 def same_result(run, other):
@@ -56,7 +53,6 @@ def test_the_pair_starts_from_the_same_weights(book):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.usefixtures("without_graphs")
 def test_every_weight_of_the_model_is_trained(book):
     lm = build_model(tiny_config(book))
     before = {v.path: keras.ops.convert_to_numpy(v) for v in lm.trainable_variables}
@@ -141,7 +137,6 @@ def interrupt(run, process, number):
         process.send_signal(number)
 
 
-@pytest.mark.usefixtures("without_graphs")
 def test_a_run_begins_with_the_weights_of_another(book, tmp_path):
     """Fast weights on a model trained without, its body left alone."""
     config = tiny_config(book, fast_weights=False, steps=4, validation_windows=0)
@@ -167,7 +162,6 @@ def test_a_run_begins_with_the_weights_of_another(book, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_graphs")
 def test_a_run_begins_with_a_longer_memory(finished, tmp_path):
     start = {"longer_memory": 10.0, "smaller_steps": 2.0, "learning_rate": 1e-9}
     carried = {"carry_state": True, "carry_groups": 3, "validation_windows": 0}
@@ -197,6 +191,7 @@ def long_run(book, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.graph
 # Once with XLA, as the preset has it: to compile takes the time of all the rest.
 @pytest.mark.parametrize(
     ("number", "options"),
@@ -250,7 +245,6 @@ def test_resuming_between_metrics_and_checkpoint(finished, book, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_graphs")
 def test_a_run_that_carries_its_state(book, tmp_path):
     config = tiny_config(book, carry_state=True, segment_length=32, validation_windows=0)
     whole = start_run(tmp_path / "whole", config)
