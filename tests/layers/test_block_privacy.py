@@ -1,5 +1,7 @@
 """What must not matter: later tokens, other rows, padding, and what stands where nothing exists."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +11,7 @@ from block_helpers import (
     assert_close,
     assert_states_close,
     caller,
-    gradients_of,
+    differentiated,
     random_batch,
     random_block,
     random_cotangents,
@@ -22,16 +24,34 @@ CASES = {
     "defaults": {},
 }
 
-each_case = pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
+LENGTH, BATCH = 5, 4
+
+each_case = pytest.mark.parametrize("case", CASES)
 each_case_and_mode = pytest.mark.parametrize(
-    ("settings", "mode"),
+    ("case", "mode"),
     [
-        pytest.param(settings, mode, id=f"{name}-{mode}")
-        for name, settings in CASES.items()
+        (case, mode)
+        for case in CASES
         for mode in MODES
-        if mode != "xla" or name == "short segments"  # the others take as long and differ in less
+        if mode == "eager" or case == "short segments"  # the others' graphs differ in less
     ],
 )
+eager_and_graph = pytest.mark.parametrize("mode", ["eager", "graph"])
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    """A block for every case."""
+    return {
+        case: random_block(np.random.default_rng(11), **settings)
+        for case, settings in CASES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def callers(blocks):
+    """What calls the block of a case: for one shape traced once, whichever test asks."""
+    return functools.cache(lambda case, mode, **more: caller(blocks[case], mode, **more))
 
 
 def rows(tree, chosen):
@@ -49,15 +69,14 @@ def joined(*trees):
 
 
 @each_case_and_mode
-def test_what_comes_later_changes_nothing(settings, mode):
+def test_what_comes_later_changes_nothing(blocks, callers, case, mode):
     rng = np.random.default_rng(0)
-    block = random_block(rng, **settings)
-    first = random_batch(rng, block, 2, 9)
-    other = random_batch(rng, block, 2, 9)
+    first = random_batch(rng, blocks[case], BATCH, LENGTH)
+    other = random_batch(rng, blocks[case], BATCH, LENGTH)
     first["x_mask"][:, -1] = other["x_mask"][:, -1] = True  # so that something can change
-    call = caller(block, mode)
+    call = callers(case, mode)
     expected, _ = call(first)
-    for t in (0, 3, 4, 7):
+    for t in range(LENGTH - 1):
         changed = {"state": first["state"]}
         for name in ("x", "labels", "weights", "x_mask"):
             # The label and weight of t itself are part of what comes later: they predict t + 1.
@@ -73,26 +92,28 @@ def test_a_token_is_seen_by_every_later_one():
     rng = np.random.default_rng(1)
     block = random_block(rng, segment_length=4, chunk_length=2)
     first = random_batch(rng, block, 1, 12, masked=False, weighted=False)
-    expected, _ = read(block, first)
-    for t in range(12):
-        labels = first["labels"].copy()
-        labels[:, t] = (labels[:, t] + 1) % 7
-        changed = np.max(np.abs(read(block, first | {"labels": labels})[0] - expected), axis=-1)[0]
+    # The last row is as it was; of every other one label is changed.
+    together = rows(first, [0] * 13)
+    together["labels"][range(12), range(12)] += 1
+    together["labels"] %= 7
+    *logits, expected = read(block, together)[0]
+    for t, found in enumerate(logits):
+        changed = np.max(np.abs(found - expected), axis=-1)
         assert not np.any(changed[: t + 1] > 1e-6)
         assert np.all(changed[t + 1 :] > 1e-6)
 
 
 @each_case_and_mode
-def test_rows_are_bit_identical_whoever_their_neighbours_are(settings, mode):
-    rng = np.random.default_rng(2)
-    block = random_block(rng, **settings)
-    mine = random_batch(rng, block, 2, 9)
-    outputs = ["logits"] if mode == "xla" else ["logits", "features", "loss"]
-    calls = [caller(block, mode, output=output) for output in outputs]
+def test_rows_are_bit_identical_whoever_their_neighbours_are(blocks, callers, case, mode):
+    block = blocks[case]
+    mine = random_batch(np.random.default_rng(2), block, 2, LENGTH)
+    calls = [callers(case, mode)]
+    if mode != "xla":
+        calls += [callers(case, mode, output=output) for output in ("features", "loss")]
     results = []
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        others = random_batch(rng, block, 2, 9)
+        others = random_batch(rng, block, 2, LENGTH)
         if seed == 1:
             others["x_mask"][:] = False
         if seed == 2:
@@ -109,25 +130,22 @@ def test_rows_are_bit_identical_whoever_their_neighbours_are(settings, mode):
 
 
 @each_case_and_mode
-def test_a_neighbour_that_is_not_a_number_stays_alone(settings, mode):
-    rng = np.random.default_rng(3)
-    block = random_block(rng, **settings)
-    arguments = random_batch(rng, block, 3, 9)
-    call = caller(block, mode)
-    expected = rows(dict(zip("ab", call(arguments), strict=True)), [0, 2])
+def test_a_neighbour_that_is_not_a_number_stays_alone(blocks, callers, case, mode):
+    arguments = random_batch(np.random.default_rng(3), blocks[case], BATCH, LENGTH)
+    call = callers(case, mode)
+    expected = rows(dict(zip("ab", call(arguments), strict=True)), [0, 2, 3])
     arguments["x"][1] = np.nan
     for name in arguments["state"]:
         if name != "position":
             arguments["state"][name][1] = np.inf
-    actual = rows(dict(zip("ab", call(arguments), strict=True)), [0, 2])
+    actual = rows(dict(zip("ab", call(arguments), strict=True)), [0, 2, 3])
     tf.nest.map_structure(np.testing.assert_array_equal, actual, expected)
 
 
 @each_case
-def test_another_batch_size_or_more_padding(settings):
-    rng = np.random.default_rng(4)
-    block = random_block(rng, **settings)
-    arguments = random_batch(rng, block, 3, 9)
+def test_another_batch_size_or_more_padding(blocks, case):
+    block = blocks[case]
+    arguments = random_batch(np.random.default_rng(4), block, 3, LENGTH)
     logits, state = read(block, arguments)
     for chosen in ([1], [2, 0], [0, 0, 1, 2, 2]):
         fewer, fewer_state = read(block, rows(arguments, chosen))
@@ -140,7 +158,7 @@ def test_another_batch_size_or_more_padding(settings):
             widths = [(0, 0), (before, after), (0, 0)][: array.ndim]
             padded[name] = np.pad(array, widths)
         longer, longer_state = read(block, padded)
-        assert_close(longer[:, before : before + 9], logits)
+        assert_close(longer[:, before : before + LENGTH], logits)
         assert_states_close(longer_state, state)
 
 
@@ -157,12 +175,11 @@ def with_garbage(rng, arguments):
 
 
 @each_case_and_mode
-def test_garbage_where_nothing_exists(settings, mode):
+def test_garbage_where_nothing_exists(blocks, callers, case, mode):
     rng = np.random.default_rng(5)
-    block = random_block(rng, **settings)
-    arguments = random_batch(rng, block, 3, 9)
+    arguments = random_batch(rng, blocks[case], BATCH, LENGTH)
     arguments["x_mask"][2] = False  # a row with nothing at all
-    call = caller(block, mode)
+    call = callers(case, mode)
     logits, state = call(arguments)
     garbage = with_garbage(rng, arguments)
     actual, actual_state = call(garbage)
@@ -171,21 +188,22 @@ def test_garbage_where_nothing_exists(settings, mode):
     assert not np.any(actual[~arguments["x_mask"]])
     for name, value in arguments["state"].items():
         np.testing.assert_array_equal(actual_state[name][2], value[2])
-    losses = read(block, garbage, return_state=False, output="loss")
+    losses = read(blocks[case], garbage, return_state=False, output="loss")
     for loss in losses.values():
         assert np.all(np.isfinite(loss)) and not np.any(loss[~arguments["x_mask"]])
     unlabelled = {"labels": None, "weights": None}
     np.testing.assert_array_equal(call(garbage | unlabelled)[0], call(arguments | unlabelled)[0])
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_gradients_with_garbage_where_nothing_exists(mode):
+@eager_and_graph
+def test_gradients_with_garbage_where_nothing_exists(blocks, mode):
     rng = np.random.default_rng(6)
-    block = random_block(rng, segment_length=4, chunk_length=2)
-    arguments = random_batch(rng, block, 3, 7)
+    block = blocks["short segments"]
+    arguments = random_batch(rng, block, 3, LENGTH)
     cotangents = random_cotangents(rng, block, arguments)
-    expected = gradients_of(block, arguments, *cotangents, mode=mode)
-    actual = gradients_of(block, with_garbage(rng, arguments), *cotangents, mode=mode)
+    gradients = differentiated(block, mode)
+    expected = gradients(arguments, *cotangents)[2]
+    actual = gradients(with_garbage(rng, arguments), *cotangents)[2]
     assert_all_close(actual, expected, tolerance=1e-6)
     assert not np.any(actual["x"][~arguments["x_mask"]])
 
@@ -204,34 +222,38 @@ def test_one_hot_garbage_where_nothing_looks():
     assert_states_close(actual_state, state, 1e-6)
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_tokens_of_weight_zero_need_no_label_and_still_count(mode):
-    rng = np.random.default_rng(8)
-    block = random_block(rng, segment_length=4)
-    arguments = random_batch(rng, block, 3, 7, masked=False)
+def all_existing(rng, block, length=LENGTH):
+    """A batch of which every position exists, and is said to: the shapes of a masked one."""
+    return random_batch(rng, block, BATCH, length, masked=False) | {
+        "x_mask": np.ones((BATCH, length), bool)
+    }
+
+
+@eager_and_graph
+def test_tokens_of_weight_zero_need_no_label_and_still_count(blocks, callers, mode):
+    arguments = all_existing(np.random.default_rng(8), blocks["short segments"])
     unweighted = arguments["weights"] == 0
     assert np.any(unweighted)
-    call = caller(block, mode)
+    call = callers("short segments", mode)
     expected, state = call(arguments)
     labels = np.where(unweighted, -100, arguments["labels"]).astype(np.int32)
     actual, actual_state = call(arguments | {"labels": labels})
     np.testing.assert_array_equal(actual, expected)
     tf.nest.map_structure(np.testing.assert_array_equal, actual_state, state)
-    np.testing.assert_array_equal(state["position"], (arguments["state"]["position"] + 7) % 4)
-    losses = read(block, arguments | {"labels": labels}, mode, return_state=False, output="loss")
+    position = (arguments["state"]["position"] + LENGTH) % 4
+    np.testing.assert_array_equal(state["position"], position)
+    losses, _ = callers("short segments", mode, output="loss")(arguments | {"labels": labels})
     for loss in losses.values():
         np.testing.assert_array_equal(loss == 0, unweighted)
 
 
-@pytest.mark.parametrize("length", [1, 7])
-@pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_a_token_of_weight_zero_leaves_nothing_behind_whatever_it_is(mode, length):
+@pytest.mark.parametrize("length", [1, LENGTH])
+@eager_and_graph
+def test_a_token_of_weight_zero_leaves_nothing_behind_whatever_it_is(blocks, callers, mode, length):
     """0 * NaN is NaN: such a token has to be dropped, not multiplied away."""
-    rng = np.random.default_rng(10)
-    block = random_block(rng, segment_length=4, chunk_length=2)
-    arguments = random_batch(rng, block, 2, length, masked=False)
+    arguments = all_existing(np.random.default_rng(10), blocks["short segments"], length)
     arguments["weights"][:, 0] = 0
-    call = caller(block, mode)
+    call = callers("short segments", mode)
     expected, state = call(arguments)
     arguments["x"][:, 0] = np.nan
     actual, actual_state = call(arguments)
