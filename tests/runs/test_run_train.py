@@ -244,6 +244,7 @@ def test_resuming_between_metrics_and_checkpoint(finished, book, tmp_path):
     same_result(run, finished)
 
 
+@pytest.mark.graph  # hundreds of steps of one shape
 @pytest.mark.slow
 def test_a_run_that_carries_its_state(book, tmp_path):
     config = tiny_config(book, carry_state=True, segment_length=32, validation_windows=0)
