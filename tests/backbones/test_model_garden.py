@@ -39,6 +39,9 @@ def language_model(body, **block):
     return FWLCausalLM(body, FWLBlock(WIDTH, V, unembedding=unembedding, **settings))
 
 
+# Of the tests' helpers, and of the package.
+PATHS = Path(__file__).parents[1:3]
+
 BODIES = pytest.mark.parametrize("make", [transformer_xl, encoder_blocks])
 
 
@@ -294,7 +297,7 @@ def test_another_process_loads_it(tmp_path):
         "found = lm.score(random_ids(2, 9)).log_probabilities\n"
         "np.testing.assert_allclose(found, np.load('scores.npy'), atol=1e-5)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=environment)
 
 
