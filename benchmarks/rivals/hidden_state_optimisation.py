@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from keras import ops
-from rich.progress import track
 
 from fwl_keras._arguments import require_count, require_not_negative
+from fwl_keras._progress import track
 from fwl_keras.backend.compiled import Compiled
 from fwl_keras.backend.gradients import value_and_gradients
 from fwl_keras.data import DocumentPass
@@ -94,7 +94,7 @@ class HiddenStateOptimisation:
             compiled[self] = Compiled(lm, lambda *tensors: self._step(lm, *tensors))
         result = [np.zeros(len(ids), "float32") for ids in documents_ids]
         state = lm.block.initial_state(batch_size)
-        for i in track(range(len(batches)), "hidden states", disable=not progress):
+        for i in track(range(len(batches)), "hidden states", shown=progress):
             inputs, labels = batches[i]
             state = reset_rows(state, ops.convert_to_tensor(inputs["starts"]))
             arrays = inputs["token_ids"], labels, inputs["padding_mask"]
