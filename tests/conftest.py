@@ -85,14 +85,12 @@ def _as_marked(request):
     `optimised`: as they are run outside of tests. `eager`, on a file or a test: not as graphs at
     all, where what a graph computes is not what is tested; `graph`: as graphs, in such a file.
     """
-    marks = {
-        name: request.node.get_closest_marker(name) for name in ("optimised", "eager", "graph")
-    }
     if keras.backend.backend() != "tensorflow":
         yield
         return
-    eager = marks["eager"] is not None and marks["graph"] is None
-    optimise_graphs(marks["optimised"] is not None)
+    names = {mark.name for mark in request.node.iter_markers()}
+    eager = "eager" in names and not names & {"graph", "optimised"}
+    optimise_graphs("optimised" in names)
     tf.config.run_functions_eagerly(eager)
     yield
     tf.config.run_functions_eagerly(False)
