@@ -40,6 +40,7 @@ settings.load_profile("fixed")
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
+    from tensorflow.python.framework import ops as tf_ops
 
     # A float32 test is about float32: on recent devices products would be rounded to 10 bits.
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -102,6 +103,11 @@ def _forget():
     yield
     if keras.backend.backend() == "jax":  # else only the oracle is compiled, for all modules
         jax.clear_caches()
+    else:
+        # TensorFlow keeps, for ever, every custom gradient, and with it the graph it is part of.
+        gradients = tf_ops.gradient_registry._registry
+        for name in [n for n in gradients if n.startswith("CustomGradient-")]:
+            del gradients[name]
     keras.utils.clear_session()  # collects the garbage
 
 

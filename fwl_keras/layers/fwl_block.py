@@ -346,7 +346,7 @@ class FWLBlock(keras.layers.Layer):
         """Read rows that are all at the start of a segment: without holes segments are slices."""
         batch, total = ops.shape(x)[0], x.shape[1]
         length = self.segment_length or total
-        chunk = self._chunk_length(total)
+        chunk, decays = self._chunk_length(total), self._decays()
         order = back = existing = None
         if exists is not None:
             order, back, existing = close_holes(exists)
@@ -363,7 +363,7 @@ class FWLBlock(keras.layers.Layer):
                 position = ops.full((batch,), width, "int32")
             else:
                 position = ops.clip(existing - start, 0, width)
-            sums, position = self._consolidate(sums, position)
+            sums, position = self.fast_state.consolidate(sums, position, decays, self.segment_length)
             new_state = self.fast_state.join(sums, position)
             if state and existing is not None:
                 # A row that ended before keeps the sums of the segment that it ended in.
@@ -381,7 +381,7 @@ class FWLBlock(keras.layers.Layer):
         state = self.fast_state.zeros(self._shapes(), batch) if state is None else state
         exists = ops.ones_like(labels, "bool") if exists is None else exists
         pieces = cut_pieces(exists, position, self.segment_length)
-        chunk = self._chunk_length(total)
+        chunk, decays = self._chunk_length(total), self._decays()
 
         def body(k, carry):
             sums, position, features, slow_loss = carry
@@ -394,7 +394,7 @@ class FWLBlock(keras.layers.Layer):
                 piece_x, piece_labels, piece_weights, sums, chunk
             )
             position = position + ops.sum(ops.cast(valid, "int32"), axis=1)
-            sums, position = self._consolidate(sums, position)
+            sums, position = self.fast_state.consolidate(sums, position, decays, self.segment_length)
             features = scatter_rows(features, places, valid, new_features, total)
             slow_loss = scatter_rows(slow_loss, places, valid, new_loss, total)
             return sums, position, features, slow_loss
@@ -473,9 +473,8 @@ class FWLBlock(keras.layers.Layer):
         """
         return self.unembedding.gradient(features, labels, weights)
 
-    def _consolidate(self, sums, position):
-        decays = {t: layer.decay(name) for t, (layer, name) in self._places().items()}
-        return self.fast_state.consolidate(sums, position, decays, self.segment_length)
+    def _decays(self):
+        return {t: layer.decay(name) for t, (layer, name) in self._places().items()}
 
     def _adapted(self, x, *sums):
         """Return layers' weights after the steps in `sums`, and the sums that are not in them yet.

@@ -237,7 +237,9 @@ def _softmax(features, kernel, bias, soft_cap):
 
 
 def _pick(logits, labels):
-    return ops.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    """Return each token's logit [n] at its label; the fewest operations that find it."""
+    tokens, size = ops.shape(logits)
+    return ops.take(ops.reshape(logits, (-1,)), ops.arange(tokens, dtype="int32") * size + labels)
 
 
 def _columns(kernel, labels):

@@ -128,21 +128,25 @@ def linear_attention_chunked(
     total = ops.shape(query)[1]
     length = minimum(chunk_length, total)
     count = ceil_div(total, length)
+    if isinstance(count, int) and count == 1:
+        output, update = _inside_chunk(query, key, value)
+        if initial_state is None:
+            return output, update
+        return output + ops.matmul(query, initial_state), initial_state + update
     query, key, value = (split_chunks(x, count, length) for x in (query, key, value))
-
-    steps = ops.arange(length)
-    earlier = steps[:, None] > steps[None, :]
-    scores = ops.einsum("bnik,bnjk->bnij", query, key)
-    # `where`, not a product with the mask: a query that is not finite stays in its own row.
-    scores = ops.where(earlier, scores, ops.zeros_like(scores))
-    output = ops.einsum("bnij,bnjv->bniv", scores, value)
-
-    updates = ops.einsum("bnjk,bnjv->bnkv", key, value)
-    if initial_state is None and isinstance(count, int) and count == 1:
-        return join_chunks(output, total), updates[:, 0]
+    output, updates = _inside_chunk(query, key, value)
     states, final_state = exclusive_prefix(updates, initial_state)
-    output = output + ops.einsum("bnik,bnkv->bniv", query, states)
-    return join_chunks(output, total), final_state
+    return join_chunks(output + ops.matmul(query, states), total), final_state
+
+
+def _inside_chunk(query, key, value):
+    """Attend inside chunks [..., C, K] from zero; return outputs [..., C, V] and sums [..., K, V]."""
+    turned = ops.swapaxes(key, -2, -1)
+    steps = ops.arange(ops.shape(query)[-2])
+    scores = ops.matmul(query, turned)
+    # `where`, not a product with the mask: a query that is not finite stays in its own row.
+    scores = ops.where(steps[:, None] > steps, scores, 0)
+    return ops.matmul(scores, value), ops.matmul(turned, value)
 
 
 def _check(query, key, value, initial_state):

@@ -98,6 +98,11 @@ def running_sum_chunked(
     total = ops.shape(value)[1]
     length = minimum(chunk_length, total)
     count = ceil_div(total, length)
+    if isinstance(count, int) and count == 1:
+        inside, final_state = exclusive_prefix(value, None)
+        if initial_state is None:
+            return inside, final_state
+        return inside + initial_state[:, None], final_state + initial_state
     chunks = split_chunks(value, count, length)
     sums = ops.cumsum(chunks, axis=2)
     states, final_state = exclusive_prefix(sums[:, :, -1], initial_state)

@@ -49,6 +49,7 @@ def test_weights_adapt_to_what_it_draws(lm):
     assert any((adapting[name] != frozen[name]).any() for name in adapting)
 
 
+@pytest.mark.graph
 def test_its_seed_generator_goes_on(lm):
     sampler = Forbidding(7, seed=3)
     first = write(lm, sampler, max_length=20)["token_ids"]

@@ -79,12 +79,14 @@ def test_greedy_tokens_are_the_likeliest_under_score(models, body):
         np.testing.assert_allclose(scores[row, n:], best[row, n - 1 :], atol=1e-4)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("body", ["recurrent", "gemma", slow("gpt2")])
 def test_with_the_cache_as_without(models, body):
     lm = models(body)
     np.testing.assert_array_equal(write(lm)["token_ids"], write(lm, use_cache=False)["token_ids"])
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("body", ["recurrent", "gemma"])
 def test_a_prompt_alone_is_as_among_others(models, body):
     lm = models(body, keras_hub.samplers.RandomSampler(temperature=2.0))
@@ -97,6 +99,7 @@ def test_a_prompt_alone_is_as_among_others(models, body):
     assert (again[0] != together[0]).any()
 
 
+@pytest.mark.graph
 def test_seeds(models):
     lm = models("recurrent", keras_hub.samplers.RandomSampler(temperature=2.0))
     same = [random_ids(3)] * 3
@@ -111,6 +114,7 @@ def test_seeds(models):
     assert (write(lm, same)["token_ids"] != write(lm, same)["token_ids"]).any()
 
 
+@pytest.mark.graph
 def test_the_sampler_decides(models):
     given = prompts()
     greedy = write(models("recurrent"), given)["token_ids"]
@@ -120,6 +124,7 @@ def test_the_sampler_decides(models):
     np.testing.assert_array_equal(narrow["token_ids"], greedy)
 
 
+@pytest.mark.graph
 def test_top_k_tokens_are_among_the_k_likeliest(models):
     lm = models("recurrent", keras_hub.samplers.TopKSampler(k=3, temperature=5.0))
     ids = write(lm, seed=3)["token_ids"]
@@ -131,6 +136,7 @@ def test_top_k_tokens_are_among_the_k_likeliest(models):
     assert (found[2, 4:] < everything.max(axis=-1)[2, 4:] - 1e-3).any()
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("body", ["recurrent", "gemma", "plain"])
 def test_the_state_is_that_of_having_read_it_all(models, body):
     lm = models(body)
@@ -153,6 +159,7 @@ def test_a_row_ends_at_its_stop_token(models):
     assert_same_state(state, lm.read(result))
 
 
+@pytest.mark.graph
 def test_a_stop_token_in_the_prompt_does_not_end_it(models):
     lm, given = models("recurrent"), prompts()
     stop = (int(given[1][2]),)
@@ -195,6 +202,7 @@ def test_going_on_from_a_carried_context_is_writing_at_once(models, body):
     assert_same_state(block_state, whole_state)
 
 
+@pytest.mark.graph
 def test_what_was_read_before_matters(models):
     lm = models("gemma")
     state = lm.read(random_ids(3, 20, seed=4))
@@ -202,6 +210,7 @@ def test_what_was_read_before_matters(models):
     assert (with_state != write(lm)["token_ids"]).any()
 
 
+@pytest.mark.graph
 def test_frozen_weights_stay_those_of_the_prompt(models):
     lm, given = models("gemma"), prompts()
     result, state = write(lm, given, adapt_while_generating=False, return_state=True)
@@ -286,6 +295,7 @@ def test_beams_of_a_batch_and_of_carried_contexts(models):
     np.testing.assert_array_equal(carried[:, 2:], together[:, 5:])
 
 
+@pytest.mark.graph
 def test_streaming_gives_the_same(models):
     lm = models("gemma", "top_k")
     given = prompts()[0]
@@ -307,6 +317,7 @@ def text_model():
     return lm
 
 
+@pytest.mark.graph
 def test_texts(text_model):
     lm = text_model
     tokenizer = lm.preprocessor.tokenizer

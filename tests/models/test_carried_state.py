@@ -81,6 +81,7 @@ def fit(lm, batches):
     return losses
 
 
+@pytest.mark.graph
 @pytest.mark.jax
 @pytest.mark.parametrize(
     ("segment_length", "groups", "mode"),
@@ -114,6 +115,7 @@ def test_training_follows_the_gradients_of_steps_done_by_hand(segment_length, gr
     assert max(np.abs(value).max() for value in carried_values(lm).values()) > 1e-2
 
 
+@pytest.mark.graph
 def test_the_carried_state_matters_and_a_start_forgets_it():
     lm = model()
     lm.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
@@ -185,6 +187,7 @@ def test_mixed_precision_keeps_the_state_in_float32():
         np.testing.assert_allclose(variable, state[name], atol=0.05 * scale, err_msg=name)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("groups", [1, 3])
 def test_an_interrupted_training_goes_on_exactly(tmp_path, groups):
     path = tmp_path / "checkpoint.weights.h5"
@@ -210,6 +213,7 @@ def test_an_interrupted_training_goes_on_exactly(tmp_path, groups):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.graph
 def test_a_saved_model_has_no_carried_state(tmp_path):
     lm = model()
     lm.compile("adam", run_eagerly=True)

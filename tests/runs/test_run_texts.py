@@ -19,7 +19,6 @@ from fwl_keras.runs.samplers import make_sampler
 from fwl_keras.runs.score import score_texts
 from fwl_keras.runs.train import start_run
 
-pytestmark = pytest.mark.eager
 
 
 @pytest.fixture(scope="module", autouse=True)

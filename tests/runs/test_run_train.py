@@ -87,6 +87,7 @@ def test_a_finished_run_is_left_alone(finished):
     assert finished.model.stat().st_mtime_ns == before
 
 
+@pytest.mark.graph
 def test_evaluate(finished):
     result = evaluate_run(finished.path, split="test")
     assert 1 < result["perplexity_per_token"] < 400
