@@ -328,6 +328,12 @@ class Learner(keras.Model):
                 "`lm.compile(...)` again, with a new optimizer."
             )
 
+    def make_train_function(self, force=False):
+        # An optimizer that makes its variables within the step has the step traced twice.
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def train_step(self, *args, **kwargs):
         return module_of_backend("steps").train_step(self, *args, **kwargs)
 

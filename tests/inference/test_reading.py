@@ -21,7 +21,7 @@ from fwl_keras.models import TextPreprocessor
 
 pytestmark = pytest.mark.eager
 
-T = 40
+T = 24
 
 
 @pytest.fixture(autouse=True)
@@ -124,9 +124,9 @@ def test_streams_on_a_key_value_cache(models, body):
     """Rows advance together, as the cache needs it."""
     lm, rng = models(body), np.random.default_rng(0)
     for seed in range(10):
-        ids = random_ids(5, 30, seed=seed)
-        state = lm.initial_state(5, carry_context=True, context_length=32)
-        pieces = [np.repeat(n, 5) for n in _cuts(30, rng)]
+        ids = random_ids(5, 18, seed=seed)
+        state = lm.initial_state(5, carry_context=True, context_length=20)
+        pieces = [np.repeat(n, 5) for n in _cuts(18, rng)]
         found, _ = read_in_pieces(lm, ids, pieces, state)
         np.testing.assert_allclose(found, lm.score(ids).log_probabilities, atol=1e-4)
 

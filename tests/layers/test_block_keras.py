@@ -52,6 +52,7 @@ def test_compile_and_fit(jit_compile):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=jit_compile,
     )
+    model.optimizer.build(model.trainable_variables)  # else Keras traces the step twice
     before = [np.array(v) for v in model.trainable_variables]
     history = model.fit(
         inputs, inputs["labels"], sample_weight=inputs["weights"], epochs=25, verbose=0

@@ -140,12 +140,12 @@ def test_other_validation_data_leaves_the_carried_state_alone():
     for each in (lm, other):
         each.compile("adam", run_eagerly=True)
         each.carry_state(B)
-    lm.fit(schedule(8).for_fit(), verbose=0, epochs=2, steps_per_epoch=4, shuffle=False)
+    lm.fit(schedule(4).for_fit(), verbose=0, epochs=2, steps_per_epoch=2, shuffle=False)
     other.fit(
-        schedule(8).for_fit(),
+        schedule(4).for_fit(),
         verbose=0,
         epochs=2,
-        steps_per_epoch=4,
+        steps_per_epoch=2,
         shuffle=False,
         validation_data=ids,
         validation_batch_size=4,

@@ -152,10 +152,15 @@ def test_padding_mask_of_an_embedding_is_used():
     assert (np.asarray(lm(ids))[0, 7:] == 0).all()
 
 
+WAYS = [(True, False), (False, True), (True, True)]
+
+
 @pytest.mark.optimised
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("tied", [False, True])
-def test_fit_lowers_the_loss_and_changes_every_variable(jit_compile, tied):
+@pytest.mark.parametrize(
+    ("tied", "jit_compile"),
+    [(False, False), *(pytest.param(*way, marks=pytest.mark.slow) for way in WAYS)],
+)
+def test_fit_lowers_the_loss_and_changes_every_variable(tied, jit_compile):
     lm = model(tied=tied)
     before = {v.path: np.array(v) for v in lm.trainable_variables}
     optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.01)
