@@ -8,6 +8,7 @@ from keras import ops
 from fwl_keras._arguments import require_bool, require_count
 from fwl_keras.ops import cross_entropy, cross_entropy_gradient
 from fwl_keras.ops._types import Tensor
+from fwl_keras.ops.cross_entropy import cross_entropy_gradient_passing
 from fwl_keras.saving import check_config
 
 
@@ -133,28 +134,47 @@ class Unembedding(keras.layers.Layer):
         bias = self.bias
         return ops.copy(self.kernel), None if bias is None else ops.copy(bias)
 
-    def cross_entropy(self, features, labels):
+    def cross_entropy(self, features, labels, head=None):
         """Return losses float32 [...] in nats of labels [...], without ever holding all logits.
 
         Args:
             features: tensor [..., S] in the compute dtype.
             labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
+            head: kernel and bias, as `tensors` or `gradient` returns them, or None for the former.
         """
-        return cross_entropy(features, *self.tensors(), labels, soft_cap=self.soft_cap)
+        return cross_entropy(
+            features,
+            *(head or self.tensors()),
+            labels,
+            soft_cap=self.soft_cap,
+            train_kernel=self._trains(),
+        )
 
-    def gradient(self, features, labels, weights):
+    def gradient(self, features, labels, weights, head=None):
         """Return the gradient of the weighted losses with respect to `features`, and the losses.
 
         Args:
             features: tensor [..., S] in the compute dtype.
             labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
             weights: float32 tensor [...]; where it is 0 the gradient is 0.
+            head: kernel and bias, as `tensors` or this method returns them, or None.
 
         Returns:
-            Float32 tensors [..., S] and [...], the latter in nats and unweighted.
+            Float32 tensors [..., S] and [...], the latter in nats and unweighted; and kernel and
+            bias for what reads next, None where none were given. Calls that follow each other so
+            share one sum of the kernel's gradients.
         """
-        arguments = features, *self.tensors(), labels, weights
-        return cross_entropy_gradient(*arguments, soft_cap=self.soft_cap)
+        arguments = features, *(head or self.tensors()), labels, weights
+        settings = {"soft_cap": self.soft_cap, "train_kernel": self._trains()}
+        if head is None:
+            return *cross_entropy_gradient(*arguments, **settings), None
+        gradient, loss, *head = cross_entropy_gradient_passing(*arguments, **settings)
+        return gradient, loss, tuple(head)
+
+    def _trains(self):
+        """Return whether kernel or bias are trained: gradients of what is frozen cost as much."""
+        variables = [*self.trainable_variables, *getattr(self.layer, "trainable_variables", ())]
+        return bool(variables)
 
     def call(self, features):
         kernel, bias = (

@@ -187,7 +187,7 @@ def test_where_shapes_are_unknown_few_tokens_do_not_cost_a_whole_block(tokens, r
         def double(x):
             return (2 * x,), (tf.cast(tf.shape(x)[0], tf.float32),)
 
-        return map_blocks(double, (x,), None, block_length=4)
+        return map_blocks(double, (x,), ((2,),), (tf.zeros(()),), 7, block_length=4)
 
     x = np.arange(2 * tokens, dtype="float32").reshape(tokens, 2)
     (found,), (computed,) = doubled(x)
