@@ -1,6 +1,6 @@
 """The fast weight layer block: the head of a language model that adapts while it reads."""
 
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import keras

@@ -4,7 +4,7 @@ A language model's logits [tokens, V] are by far its largest tensor. Here they e
 of tokens at a time, in the forward pass and again in the backward pass; labels stay integers.
 
 Equations (5) to (7) of docs/mathematics.md. Loss and gradient are differentiable once, the gradient
-by (24): training goes through the steps that follow it. Products with the kernel are in the dtype of
+by (24): training goes through the steps that follow it. Products with the kernel have the dtype of
 the features, but for gradients in float16, where they would vanish; all else is float32.
 """
 
