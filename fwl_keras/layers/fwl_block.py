@@ -363,7 +363,9 @@ class FWLBlock(keras.layers.Layer):
                 position = ops.full((batch,), width, "int32")
             else:
                 position = ops.clip(existing - start, 0, width)
-            sums, position = self.fast_state.consolidate(sums, position, decays, self.segment_length)
+            sums, position = self.fast_state.consolidate(
+                sums, position, decays, self.segment_length
+            )
             new_state = self.fast_state.join(sums, position)
             if state and existing is not None:
                 # A row that ended before keeps the sums of the segment that it ended in.
@@ -394,7 +396,9 @@ class FWLBlock(keras.layers.Layer):
                 piece_x, piece_labels, piece_weights, sums, chunk
             )
             position = position + ops.sum(ops.cast(valid, "int32"), axis=1)
-            sums, position = self.fast_state.consolidate(sums, position, decays, self.segment_length)
+            sums, position = self.fast_state.consolidate(
+                sums, position, decays, self.segment_length
+            )
             features = scatter_rows(features, places, valid, new_features, total)
             slow_loss = scatter_rows(slow_loss, places, valid, new_loss, total)
             return sums, position, features, slow_loss

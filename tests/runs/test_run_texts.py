@@ -20,7 +20,6 @@ from fwl_keras.runs.score import score_texts
 from fwl_keras.runs.train import start_run
 
 
-
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once():
     """Every command loads its run; here what a model has compiled is kept from test to test."""
