@@ -1,6 +1,6 @@
 """The fast weight layer block: the head of a language model that adapts while it reads."""
 
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import keras
@@ -346,7 +346,7 @@ class FWLBlock(keras.layers.Layer):
         """Read rows that are all at the start of a segment: without holes segments are slices."""
         batch, total = ops.shape(x)[0], x.shape[1]
         length = self.segment_length or total
-        chunk, decays = self._chunk_length(total), self._decays()
+        chunk, consolidate = self._chunk_length(total), self._consolidation()
         order = back = existing = None
         if exists is not None:
             order, back, existing = close_holes(exists)
@@ -363,9 +363,7 @@ class FWLBlock(keras.layers.Layer):
                 position = ops.full((batch,), width, "int32")
             else:
                 position = ops.clip(existing - start, 0, width)
-            sums, position = self.fast_state.consolidate(
-                sums, position, decays, self.segment_length
-            )
+            sums, position = consolidate(sums, position)
             new_state = self.fast_state.join(sums, position)
             if state and existing is not None:
                 # A row that ended before keeps the sums of the segment that it ended in.
@@ -383,7 +381,7 @@ class FWLBlock(keras.layers.Layer):
         state = self.fast_state.zeros(self._shapes(), batch) if state is None else state
         exists = ops.ones_like(labels, "bool") if exists is None else exists
         pieces = cut_pieces(exists, position, self.segment_length)
-        chunk, decays = self._chunk_length(total), self._decays()
+        chunk, consolidate = self._chunk_length(total), self._consolidation()
 
         def body(k, carry):
             sums, position, features, slow_loss = carry
@@ -396,9 +394,7 @@ class FWLBlock(keras.layers.Layer):
                 piece_x, piece_labels, piece_weights, sums, chunk
             )
             position = position + ops.sum(ops.cast(valid, "int32"), axis=1)
-            sums, position = self.fast_state.consolidate(
-                sums, position, decays, self.segment_length
-            )
+            sums, position = consolidate(sums, position)
             features = scatter_rows(features, places, valid, new_features, total)
             slow_loss = scatter_rows(slow_loss, places, valid, new_loss, total)
             return sums, position, features, slow_loss
@@ -477,8 +473,10 @@ class FWLBlock(keras.layers.Layer):
         """
         return self.unembedding.gradient(features, labels, weights)
 
-    def _decays(self):
-        return {t: layer.decay(name) for t, (layer, name) in self._places().items()}
+    def _consolidation(self):
+        """Return what ends segments, with the decays as they are now, computed once."""
+        decays = {t: layer.decay(name) for t, (layer, name) in self._places().items()}
+        return partial(self.fast_state.consolidate, decays=decays, length=self.segment_length)
 
     def _adapted(self, x, *sums):
         """Return layers' weights after the steps in `sums`, and the sums that are not in them yet.

@@ -140,7 +140,7 @@ def linear_attention_chunked(
 
 
 def _inside_chunk(query, key, value):
-    """Attend inside chunks [..., C, K] from zero; return outputs [..., C, V] and sums [..., K, V]."""
+    """Attend from zero inside chunks [..., C, K]; return the outputs and the sums [..., K, V]."""
     turned = ops.swapaxes(key, -2, -1)
     steps = ops.arange(ops.shape(query)[-2])
     scores = ops.matmul(query, turned)
