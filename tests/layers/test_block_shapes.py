@@ -90,6 +90,7 @@ def test_unknown_batch_and_length(long):
     assert traces == [(None, None, 4)]
 
 
+@pytest.mark.slow
 def test_unknown_length_with_states_and_masks():
     rng = np.random.default_rng(1)
     block = random_block(rng, segment_length=4, chunk_length=3)

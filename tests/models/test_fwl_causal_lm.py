@@ -201,6 +201,7 @@ def test_every_optimizer(name):
     assert all(np.isfinite(v).all() for v in lm.get_weights())
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 def test_gradient_accumulation_steps_per_execution_and_callbacks(tmp_path):
     lm = model()

@@ -144,6 +144,7 @@ def test_generation(lm, ids, record_property):
         np.testing.assert_array_equal(texts, again)
 
 
+@pytest.mark.slow
 @tensorflow_only
 def test_export(lm, tmp_path, monkeypatch, record_property):
     """Two of the signatures: all are tested on two bodies in tests/serving."""

@@ -138,6 +138,7 @@ def interrupt(run, process, number):
         process.send_signal(number)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_another(book, tmp_path):
     """Fast weights on a model trained without, its body left alone."""
     config = tiny_config(book, fast_weights=False, steps=4, validation_windows=0)

@@ -73,6 +73,7 @@ def test_weights_are_stored_once(exported, models):
     assert stored_bytes(exported()) <= 4 * models().count_params()
 
 
+@pytest.mark.slow
 def test_half_as_many_bytes(few_signatures, exported, tmp_path):
     lm = served_model("recurrent")
     path = export.export_model(lm, tmp_path / "1", dataclasses.replace(OPTIONS, dtype="bfloat16"))

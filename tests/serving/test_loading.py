@@ -105,6 +105,7 @@ def signature_defs(path):
     return found
 
 
+@pytest.mark.slow
 def test_a_state_goes_on_in_another_process(exported, served, tmp_path):
     path, served = exported(), served()
     state = served.read(TEXTS)
