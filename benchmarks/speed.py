@@ -12,7 +12,6 @@ of its own for each.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import make_parser, write_json
-from benchmarks.environment import environment, resident_bytes
+from benchmarks.environment import environment, peak_resident_bytes, resident_bytes
 from benchmarks.published import published_logits, published_loss
 from fwl_keras import FWLBlock
 
@@ -67,7 +66,7 @@ SHAPES = {
 PRODUCTS = {"forward": 3, "training": 11}
 WAYS = ("floor", "plain head", "published", "one segment", "segments")
 # Tokens whose products the floor does at once: the fastest there is should be the measure.
-FLOOR_TOKENS = 512
+FLOOR_TOKENS = 4096
 
 
 def main() -> None:
@@ -232,7 +231,7 @@ def peak(way: str, work: str, shape: Shape) -> int:
     call = prepare(way, work, shape)
     before = resident_bytes()
     call()
-    return max(0, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return max(0, peak_resident_bytes() - before)
 
 
 def peak_of_child(way: str, work: str, args: argparse.Namespace) -> int:

@@ -1,28 +1,11 @@
 """A function applied to blocks of tokens in turn, so that its temporaries stay small."""
 
-from functools import cache
-
-import keras
 from keras import ops
 
 from fwl_keras.ops._shapes import ceil_div, maximum
 
-# Logits that exist at once, where that is more tokens than the least: products of fewer are slow.
-LOGITS_AT_ONCE = {"cpu": 2**25, "accelerator": 2**29}
-LEAST_TOKENS, MOST_TOKENS = 256, 16384
 
-
-@cache
-def _device():
-    return "cpu" if keras.distribution.list_devices()[0].startswith("cpu") else "accelerator"
-
-
-def default_block_length(vocab_size):
-    """Return how many tokens' logits of this width exist at once on the device at hand."""
-    return min(max(LEAST_TOKENS, LOGITS_AT_ONCE[_device()] // vocab_size), MOST_TOKENS)
-
-
-def map_blocks(function, arrays, outputs, sums, vocab_size, block_length=None):
+def map_blocks(function, arrays, outputs, sums, block_length):
     """Apply `function` to blocks of `arrays` along axis 0; stack its outputs, add to sums.
 
     Not differentiable by itself: it belongs inside a custom gradient.
@@ -34,20 +17,18 @@ def map_blocks(function, arrays, outputs, sums, vocab_size, block_length=None):
             must add zero to the sums, which they do where a factor of every term is an input.
         outputs: the outputs' shapes, without n.
         sums: what is added to, one tensor each.
-        vocab_size: V, which sets the default block length.
-        block_length: tokens a block at most, or None for `default_block_length`.
+        block_length: tokens a block at most.
 
     Returns:
         The tuple of outputs [n, ...] and the tuple of sums.
     """
     n = ops.shape(arrays[0])[0]
-    most = block_length or default_block_length(vocab_size)
-    if isinstance(n, int) and n <= most:
+    if isinstance(n, int) and n <= block_length:
         results, more = function(*arrays)
         return results, tuple(s + m for s, m in zip(sums, more, strict=True))
 
     # As few blocks as there can be, of one length; none of them, a replica's batch may be empty.
-    count = maximum(1, ceil_div(n, most))
+    count = maximum(1, ceil_div(n, block_length))
     length = ceil_div(n, count)
     padded = [_pad(x, count * length - n) for x in arrays]
     buffers = tuple(ops.zeros((count * length, *shape), "float32") for shape in outputs)

@@ -8,13 +8,13 @@ by (24): training goes through the steps that follow it. Products with the kerne
 the features, but for gradients in float16, where they would vanish; all else is float32.
 """
 
-import keras
 import numpy as np
 from keras import ops
 
 from fwl_keras._arguments import require_count, require_positive
 from fwl_keras.ops._blocks import map_blocks
 from fwl_keras.ops._checks import require_integers, require_same_leading, require_shapes
+from fwl_keras.ops._head import Head, cut_head, default_block_length, pieces_of, times_slope
 from fwl_keras.ops._types import Tensor
 
 
@@ -50,43 +50,57 @@ def cross_entropy(
         (2, 10)
     """
     _check(features, kernel, bias, block_length, soft_cap, labels=labels)
+    head = cut_head(kernel, bias, _tokens(features))
+    return cross_entropy_of_head(features, head, labels, block_length, soft_cap, train_kernel)
+
+
+def cross_entropy_of_head(
+    features, head: Head, labels, block_length=None, soft_cap=None, train_kernel=True
+) -> Tensor:
+    """Do as `cross_entropy`, with a kernel that has been cut."""
     shape, (features, labels) = _flatten(features, labels)
-    labels, known = _known(labels, kernel)
+    labels, known = _known(labels, head.kernel)
+    count, width = len(head.kernels), features.shape[-1]
+    block_length = block_length or default_block_length(head)
 
     @ops.custom_gradient
-    def apply(features, kernel, *bias):
-        head = _Head(features, kernel, bias, soft_cap)
+    def apply(features, *tensors):
+        pieces = pieces_of(features, tensors[:count], tensors[count:], soft_cap)
 
         def forward(features, labels):
-            logits = head.logits(features)
-            norm = ops.logsumexp(logits, axis=-1)
-            return (norm - _pick(logits, labels), norm), ()
+            softmax, at_label = _Softmax(), ops.zeros_like(features[:, 0], "float32")
+            for piece in pieces:
+                logits = piece.logits(features)
+                softmax.add(logits)
+                at_label = piece.pick(logits, labels, at_label)
+            norm = softmax.norm()
+            return (norm - at_label, norm), ()
 
-        arrays = features, labels
-        (nll, norm), _ = map_blocks(forward, arrays, ((), ()), (), head.size, block_length)
+        (nll, norm), _ = map_blocks(forward, (features, labels), ((), ()), (), block_length)
 
         def grad(upstream):
             def backward(features, labels, upstream, norm):
-                logits = head.logits(features)
-                slope = _add_at(labels, ops.exp(logits - norm[:, None]), -1.0)
-                slope = head.times_slope(slope, logits)
-                d_features = upstream[:, None] * head.back(slope)
-                if not train_kernel:
-                    return (d_features,), ()
-                d_kernel = head.forth(upstream[:, None] * ops.cast(features, "float32"), slope)
-                return (d_features,), (d_kernel, *head.bias_gradient(upstream, slope))
+                scaled = upstream[:, None] * ops.cast(features, "float32")
+                minus = -ops.ones_like(norm)
+                d_features, d_kernels, d_biases = 0.0, [], []
+                for piece in pieces:
+                    logits = piece.logits(features)
+                    slope = piece.add_at(labels, ops.exp(logits - norm[:, None]), minus)
+                    slope = piece.times_slope(slope, logits)
+                    d_features = d_features + piece.back(slope)
+                    if train_kernel:
+                        d_kernels.append(piece.outer(scaled, slope))
+                        d_biases.append(ops.matmul(upstream[None], slope)[0])
+                return (upstream[:, None] * d_features,), _sums(d_kernels, d_biases, head)
 
-            arrays = features, labels, upstream, norm
-            sums = head.zeros() if train_kernel else ()
-            (d_features,), sums = map_blocks(
-                backward, arrays, ((head.width,),), sums, head.size, block_length
-            )
-            sums = sums or head.zeros()
-            return ops.cast(d_features, features.dtype), *head.in_dtypes(sums)
+            arrays, sums = (features, labels, upstream, norm), _zeros(tensors)
+            outputs, begin = ((width,),), sums if train_kernel else ()
+            (d_features,), more = map_blocks(backward, arrays, outputs, begin, block_length)
+            return ops.cast(d_features, features.dtype), *_in_dtypes(more or sums, tensors)
 
         return nll, grad
 
-    nll = apply(features, kernel, *_given(bias))
+    nll = apply(features, *head.kernels, *head.biases)
     return ops.reshape(ops.where(known, nll, np.nan), shape)
 
 
@@ -124,90 +138,158 @@ def cross_entropy_gradient(
         >>> labels, weights = np.zeros((2, 10), "int32"), np.ones((2, 10), "float32")
         >>> gradient, loss = cross_entropy_gradient(features, kernel, None, labels, weights)
     """
-    arguments = features, kernel, bias, labels, weights, block_length, soft_cap, train_kernel
-    return cross_entropy_gradient_passing(*arguments)[:2]
-
-
-def cross_entropy_gradient_passing(
-    features, kernel, bias, labels, weights, block_length=None, soft_cap=None, train_kernel=True
-):
-    """Return what `cross_entropy_gradient` does, and kernel and bias for the next call.
-
-    Where one kernel is used by calls that follow each other, each with those of the call before,
-    its gradient is one sum that goes from call to call, not one for each of them that is kept.
-    """
     _check(features, kernel, bias, block_length, soft_cap, labels=labels, weights=weights)
+    head = cut_head(kernel, bias, _tokens(features))
+    settings = block_length, soft_cap, train_kernel
+    return cross_entropy_gradient_of_head(features, head, labels, weights, *settings, False)[:2]
+
+
+def cross_entropy_gradient_of_head(
+    features,
+    head: Head,
+    labels,
+    weights,
+    block_length=None,
+    soft_cap=None,
+    train_kernel=True,
+    passing=True,
+) -> tuple[Tensor, Tensor, Head]:
+    """Do as `cross_entropy_gradient`, with a kernel that has been cut.
+
+    Returns:
+        The gradient, the loss, and the head, which a call that follows is to take: so the
+        gradients of the kernel are one sum that goes from call to call, not one kept for each.
+        Unless it is `passing`, which costs a call alone one addition, it is the head as given.
+    """
     shape, (features, labels, weights) = _flatten(features, labels, weights)
-    labels, known = _known(labels, kernel)
+    labels, known = _known(labels, head.kernel)
+    count, width = len(head.kernels), features.shape[-1]
+    block_length = block_length or default_block_length(head)
 
     @ops.custom_gradient
-    def apply(features, weights, kernel, *bias):
-        head = _Head(features, kernel, bias, soft_cap)
+    def apply(features, weights, kernel, *tensors):
+        pieces = pieces_of(features, tensors[:count], tensors[count:], soft_cap)
         active = ops.not_equal(weights, 0)[:, None]
 
         def forward(features, labels):
-            logits = head.logits(features)
-            shift = ops.max(logits, axis=-1)
-            exponentials = ops.exp(logits - shift[:, None])
-            total = ops.sum(exponentials, axis=-1)
-            expected = head.back(head.times_slope(exponentials, logits)) / total[:, None]
-            norm = ops.log(total) + shift
-            return (expected, norm - _pick(logits, labels), norm), ()
+            softmax, at_label = _Softmax(), ops.zeros_like(features[:, 0], "float32")
+            for piece in pieces:
+                logits = piece.logits(features)
+                exponentials = softmax.add(logits)
+                softmax.collect(piece.back(piece.times_slope(exponentials, logits)))
+                at_label = piece.pick(logits, labels, at_label)
+            norm = softmax.norm()
+            return (softmax.mean(), norm - at_label, norm), ()
 
-        outputs = (head.width,), (), ()
+        outputs = (width,), (), ()
         (expected, nll, norm), _ = map_blocks(
-            forward, (features, labels), outputs, (), head.size, block_length
+            forward, (features, labels), outputs, (), block_length
         )
-        unweighted = expected - head.times_slope(head.columns(labels), (norm - nll)[:, None])
+        columns = ops.cast(ops.transpose(ops.take(kernel, labels, axis=1)), "float32")
+        unweighted = expected - times_slope(columns, (norm - nll)[:, None], soft_cap)
         gradient = ops.where(active, weights[:, None] * unweighted, 0.0)
 
         def grad(*upstream):
             # TensorFlow passes one argument per output, JAX one tuple of them.
-            upstream = upstream if len(upstream) > 1 else upstream[0]
-            d_gradient, d_nll, *sums = upstream
+            d_gradient, d_nll, *sums = upstream if len(upstream) > 1 else upstream[0]
+            sums = tuple(ops.cast(s, "float32") for s in sums) or _zeros(tensors)
             d_gradient = ops.where(active, d_gradient, 0.0)
             d_weights = ops.sum(ops.where(active, d_gradient * unweighted, 0.0), axis=-1)
             scaled = weights[:, None] * d_gradient
             mean = ops.sum(ops.where(active, scaled * expected, 0.0), axis=-1)
 
             def backward(features, labels, scaled, mean, d_nll, norm):
-                logits = head.logits(features)
-                p = ops.exp(logits - norm[:, None])
-                along = head.product(scaled)
-                wrong = _add_at(labels, p, -1.0)
-                if soft_cap is None:
-                    slope = _add_at(labels, p * (along + (d_nll - mean)[:, None]), -d_nll)
-                else:
-                    slope = p * (head.times_slope(along, logits) - mean[:, None])
-                    slope = slope + wrong * (along * head.bend(logits) + d_nll[:, None])
-                    slope = head.times_slope(slope, logits)
-                d_features = head.back(slope)
-                if not train_kernel:
-                    return (d_features,), ()
-                d_kernel = head.forth(features, slope)
-                d_kernel = d_kernel + head.forth(scaled, head.times_slope(wrong, logits))
-                return (d_features,), (d_kernel, *head.bias_gradient(None, slope))
+                minus = -ops.ones_like(norm)
+                d_features, d_kernels, d_biases = 0.0, [], []
+                for piece in pieces:
+                    logits = piece.logits(features)
+                    along = piece.product(scaled)
+                    p = ops.exp(logits - norm[:, None])
+                    wrong = piece.add_at(labels, p, minus)
+                    if soft_cap is None:
+                        slope = p * (along + (d_nll - mean)[:, None])
+                        slope = piece.add_at(labels, slope, -d_nll)
+                    else:
+                        slope = p * (piece.times_slope(along, logits) - mean[:, None])
+                        slope = slope + wrong * (along * piece.bend(logits) + d_nll[:, None])
+                        slope = piece.times_slope(slope, logits)
+                    d_features = d_features + piece.back(slope)
+                    if train_kernel:
+                        d_kernel = piece.outer(features, slope)
+                        wrong = piece.times_slope(wrong, logits)
+                        d_kernels.append(d_kernel + piece.outer(scaled, wrong))
+                        d_biases.append(ops.sum(slope, axis=0))
+                return (d_features,), _sums(d_kernels, d_biases, head)
 
             arrays = features, labels, scaled, mean, d_nll, norm
-            (d_features,), more = map_blocks(
-                backward,
-                arrays,
-                ((head.width,),),
-                tuple(ops.cast(s, "float32") for s in sums) if train_kernel else (),
-                head.size,
-                block_length,
-            )
+            outputs, begin = ((width,),), sums if train_kernel else ()
+            (d_features,), more = map_blocks(backward, arrays, outputs, begin, block_length)
+            d_tensors = _in_dtypes(more or sums, tensors)
             d_features = ops.cast(d_features, features.dtype)
-            return d_features, d_weights, *head.in_dtypes(more or sums)
+            return d_features, d_weights, ops.zeros_like(kernel), *d_tensors
 
-        return (gradient, nll, kernel, *bias), grad
+        return (gradient, nll, *(tensors if passing else ())), grad
 
-    gradient, nll, kernel, *passed = apply(features, weights, kernel, *_given(bias))
+    tensors = *head.kernels, *head.biases
+    gradient, nll, *passed = apply(features, weights, ops.stop_gradient(head.kernel), *tensors)
     nll = ops.where(known, nll, np.nan)
     harmless = ops.logical_or(known, ops.equal(weights, 0))
     gradient = ops.where(harmless[:, None], gradient, np.nan)
     gradient = ops.reshape(gradient, (*shape, ops.shape(gradient)[-1]))
-    return gradient, ops.reshape(nll, shape), kernel, (passed[0] if passed else None)
+    if passed:
+        head = Head(head.kernel, tuple(passed[:count]), tuple(passed[count:]))
+    return gradient, ops.reshape(nll, shape), head
+
+
+class _Softmax:
+    """The sums of a softmax over pieces of a vocabulary, shifted by the greatest logit so far."""
+
+    def __init__(self):
+        self._shift = self._total = self._collected = self._rescale = None
+
+    def add(self, logits):
+        """Return the shifted exponentials of a piece's logits [n, v], and take them in."""
+        shift = ops.max(logits, axis=-1)
+        if self._shift is not None:
+            shift = ops.maximum(shift, self._shift)
+            self._rescale = ops.exp(self._shift - shift)
+        exponentials = ops.exp(logits - shift[:, None])
+        total = ops.sum(exponentials, axis=-1)
+        self._total = total if self._total is None else self._total * self._rescale + total
+        self._shift = shift
+        return exponentials
+
+    def collect(self, values):
+        """Add up values [n, S] that are weighted with the exponentials of the last piece."""
+        if self._collected is not None:
+            values = values + self._rescale[:, None] * self._collected
+        self._collected = values
+
+    def norm(self):
+        """Return the logarithm of the sum, [n]."""
+        return ops.log(self._total) + self._shift
+
+    def mean(self):
+        """Return what has been collected, weighted with probabilities, [n, S]."""
+        return self._collected / self._total[:, None]
+
+
+def _tokens(features):
+    """Return how many tokens there are, where that is known."""
+    shape = features.shape[:-1]
+    return None if None in shape else int(np.prod(shape))
+
+
+def _sums(d_kernels, d_biases, head):
+    return *d_kernels, *(d_biases if head.biases else ())
+
+
+def _zeros(tensors):
+    return tuple(ops.zeros(t.shape, "float32") for t in tensors)
+
+
+def _in_dtypes(gradients, tensors):
+    return tuple(ops.cast(g, t.dtype) for g, t in zip(gradients, tensors, strict=True))
 
 
 def _check(features, kernel, bias, block_length, soft_cap, **tokens):
@@ -231,90 +313,3 @@ def _known(labels, kernel):
     """Return labels that can be looked up, and where they are what was given: ids in [0, V)."""
     known = ops.logical_and(labels >= 0, labels < kernel.shape[1])
     return ops.where(known, labels, 0), known
-
-
-def _given(bias):
-    return () if bias is None else (bias,)
-
-
-class _Head:
-    """The products with the kernel, in the dtype that suits the features, cast once.
-
-    Args:
-        features: tensor [n, S].
-        kernel: tensor [S, V].
-        bias: tuple of a tensor [V], or of nothing.
-        soft_cap: the logits' limit, or None.
-    """
-
-    def __init__(self, features, kernel, bias, soft_cap):
-        self.width, self.size = kernel.shape
-        self.soft_cap = soft_cap
-        self._given = kernel, *bias
-        self._kernel = ops.cast(kernel, features.dtype)
-        self._bias = [ops.cast(b, "float32") for b in bias]
-        is_bfloat16 = keras.backend.standardize_dtype(features.dtype) == "bfloat16"
-        self._back_dtype = "bfloat16" if is_bfloat16 else "float32"
-        self._back_kernel = ops.cast(kernel, self._back_dtype)
-
-    def logits(self, features):
-        """Return the logits [n, V], capped."""
-        logits = ops.cast(ops.matmul(features, self._kernel), "float32")
-        for bias in self._bias:
-            logits = logits + bias
-        return logits if self.soft_cap is None else self.soft_cap * ops.tanh(logits / self.soft_cap)
-
-    def product(self, x):
-        """Return x [n, S] times the kernel, [n, V]."""
-        return ops.cast(ops.matmul(self._cast(x), self._back_kernel), "float32")
-
-    def back(self, x):
-        """Return x [n, V] times the kernel turned over, [n, S]."""
-        product = ops.einsum("nv,sv->ns", self._cast(x), self._back_kernel)
-        return ops.cast(product, "float32")
-
-    def forth(self, left, right):
-        """Return the sum of outer products of left [n, S] and right [n, V], [S, V]."""
-        return ops.cast(ops.einsum("ns,nv->sv", self._cast(left), self._cast(right)), "float32")
-
-    def bias_gradient(self, scale, slope):
-        """Return the sum over tokens of slope [n, V], scaled, in a list; none without a bias."""
-        ones = ops.ones_like(slope[:, 0]) if scale is None else scale
-        return [ops.matmul(ones[None], slope)[0] for _ in self._bias]
-
-    def columns(self, labels):
-        """Return the kernel's column of each label, [n, S] float32."""
-        return ops.cast(ops.transpose(ops.take(self._given[0], labels, axis=1)), "float32")
-
-    def times_slope(self, x, logits):
-        """Return x times the slope of the cap where it has brought about these logits."""
-        return x if self.soft_cap is None else x * (1.0 - ops.square(logits / self.soft_cap))
-
-    def bend(self, logits):
-        """Return the derivative of that slope with respect to the capped logits."""
-        return -2.0 * logits / self.soft_cap**2
-
-    def zeros(self):
-        """Return where sums of gradients of kernel and bias begin."""
-        return tuple(ops.zeros(t.shape, "float32") for t in self._given)
-
-    def in_dtypes(self, sums):
-        """Return gradients of kernel and bias in the dtypes of these."""
-        return tuple(ops.cast(g, t.dtype) for g, t in zip(sums, self._given, strict=True))
-
-    def _cast(self, x):
-        return ops.cast(x, self._back_dtype)
-
-
-def _pick(logits, labels):
-    """Return each token's logit [n] at its label; the fewest operations that find it."""
-    tokens, size = ops.shape(logits)
-    return ops.take(ops.reshape(logits, (-1,)), ops.arange(tokens, dtype="int32") * size + labels)
-
-
-def _add_at(labels, x, values):
-    """Return x [n, V] with a value [n] or one for all added where each token's label is."""
-    rows = ops.arange(ops.shape(x)[0], dtype="int32")
-    values = values * ops.ones_like(x[:, 0])
-    places = ops.stack([rows, ops.cast(labels, "int32")], axis=1)
-    return ops.scatter_update(x, places, values, reduction="add")
