@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from fwl_keras._arguments import require_count, require_positive
+from fwl_keras.ops._barrier import together
 from fwl_keras.ops._blocks import map_blocks
 from fwl_keras.ops._checks import require_integers, require_same_leading, require_shapes
 from fwl_keras.ops._head import Head, cut_head, default_block_length, pieces_of, times_slope
@@ -80,6 +81,7 @@ def cross_entropy_of_head(
 
         def grad(upstream):
             def backward(features, labels, upstream, norm):
+                features, upstream = together(features, upstream)
                 scaled = upstream[:, None] * ops.cast(features, "float32")
                 minus = -ops.ones_like(norm)
                 d_features, d_kernels, d_biases = 0.0, [], []
@@ -200,6 +202,7 @@ def cross_entropy_gradient_of_head(
 
             def backward(features, labels, scaled, mean, d_nll, norm):
                 minus = -ops.ones_like(norm)
+                features, scaled, d_nll = together(features, scaled, d_nll)
                 d_features, d_kernels, d_biases = 0.0, [], []
                 for piece in pieces:
                     logits = piece.logits(features)
