@@ -8,6 +8,8 @@ by (24): training goes through the steps that follow it. Products with the kerne
 the features, but for gradients in float16, where they would vanish; all else is float32.
 """
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -193,7 +195,7 @@ def cross_entropy_gradient_of_head(
 
         def grad(*upstream):
             # TensorFlow passes one argument per output, JAX one tuple of them.
-            d_gradient, d_nll, *sums = upstream if len(upstream) > 1 else upstream[0]
+            d_gradient, d_nll, *sums = upstream[0] if len(upstream) == 1 else upstream
             sums = tuple(ops.cast(s, "float32") for s in sums) or _zeros(tensors)
             d_gradient = ops.where(active, d_gradient, 0.0)
             d_weights = ops.sum(ops.where(active, d_gradient * unweighted, 0.0), axis=-1)
@@ -248,7 +250,10 @@ class _Softmax:
     """The sums of a softmax over pieces of a vocabulary, shifted by the greatest logit so far."""
 
     def __init__(self):
-        self._shift = self._total = self._collected = self._rescale = None
+        self._shift: Any = None
+        self._total: Any = None
+        self._collected: Any = None
+        self._rescale: Any = None
 
     def add(self, logits):
         """Return the shifted exponentials of a piece's logits [n, v], and take them in."""
