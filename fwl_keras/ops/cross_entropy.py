@@ -94,7 +94,7 @@ def cross_entropy_of_head(
                     d_features = d_features + piece.back(slope)
                     if train_kernel:
                         d_kernels.append(piece.outer(scaled, slope))
-                        d_biases.append(ops.matmul(upstream[None], slope)[0])
+                        d_biases.append(ops.sum(upstream[:, None] * slope, axis=0))
                 return (upstream[:, None] * d_features,), _sums(d_kernels, d_biases, head)
 
             arrays, sums = (features, labels, upstream, norm), _zeros(tensors)
