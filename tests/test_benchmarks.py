@@ -6,14 +6,16 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from benchmarks.common import make_parser, perplexity, read_results, write_json
-from benchmarks.environment import environment, resident_bytes
+from benchmarks.environment import environment, peak_resident_bytes, resident_bytes
+from fwl_keras import FWLBlock
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SHARED = {"__init__", "common", "environment"}
+SHARED = {"__init__", "common", "environment", "published"}
 MEASUREMENTS = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - SHARED)
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
 
@@ -72,3 +74,21 @@ def test_environment():
     before = resident_bytes()
     there = np.ones(1 << 23)
     assert resident_bytes() > before + there.nbytes / 2
+    assert peak_resident_bytes() >= resident_bytes()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="written in TensorFlow")
+def test_the_published_algorithm_is_the_block_in_one_segment():
+    from benchmarks.published import published_logits
+    from benchmarks.speed import named_weights
+
+    rng = np.random.default_rng(0)
+    block = FWLBlock(6, 11, segment_length=None, initial_step_size=0.1)
+    x = rng.normal(size=(2, 8, 5)).astype("float32")
+    labels = rng.integers(0, 11, (2, 8)).astype("int32")
+    expected = block(x, labels=labels)
+    weights = named_weights(block)
+    steps = dict.fromkeys(weights, 0.1)
+    found = published_logits(weights, steps, x, labels, 2, epsilon=block.normalization.epsilon)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(expected - block(x)).max() > 0.1

@@ -268,18 +268,19 @@ class FWLBlock(keras.layers.Layer):
             if self.loss_reduction == "mean_with_sample_weight":
                 weights = weights / ops.maximum(ops.sum(weights), 1e-8)
 
-        new_state = state
+        new_state, head = state, None
         if not self.use_fast_weights or labels is None:
             features = self._read(x, state if self.use_fast_weights else None)
             slow_loss = None
         elif state is None and self._can_unroll(x.shape[1]):
-            features, slow_loss, new_state = self._adapt_aligned(x, labels, weights, exists)
+            arguments = x, labels, weights, exists
+            features, slow_loss, new_state, head = self._adapt_aligned(*arguments)
         else:
             features, slow_loss, new_state = self._adapt(x, labels, weights, exists, state)
         if return_state and new_state is None:
             new_state = self.fast_state.zeros(self._shapes(), ops.shape(x)[0])
 
-        result = self._output(output, features, labels, has_loss, exists, slow_loss)
+        result = self._output(output, features, labels, has_loss, exists, slow_loss, head)
         return (result, new_state) if return_state else result
 
     def _check_call(self, x, labels, weights, state, x_mask, return_state, output):
@@ -309,11 +310,11 @@ class FWLBlock(keras.layers.Layer):
             spec = self.fast_state.spec(self._shapes(), x.shape[0])
             check_state(state, spec, self.segment_length)
 
-    def _output(self, output, features, labels, has_loss, exists, slow_loss):
+    def _output(self, output, features, labels, has_loss, exists, slow_loss, head):
         """Return what the caller asked for, zero where it does not exist."""
         if output == "loss":
             features = ops.cast(features, self.compute_dtype)
-            loss = self.unembedding.cross_entropy(features, labels)
+            loss = self.unembedding.cross_entropy(features, labels, head)
             losses = {"loss": loss, "slow_loss": loss if slow_loss is None else slow_loss}
             return {
                 name: ops.where(has_loss, value, ops.zeros_like(value))
@@ -352,11 +353,14 @@ class FWLBlock(keras.layers.Layer):
             order, back, existing = close_holes(exists)
             x, labels, weights = (gather_rows(a, order) for a in (x, labels, weights))
         sums, state, results = {}, {}, []
+        head = self.unembedding.head(batch * total if isinstance(batch, int) else None)
         for start in range(0, total, length):
             part = slice(start, start + length)
             piece = x[:, part], labels[:, part], weights[:, part]
             # All that was read before is in the anchor: no running sums to carry in, or to read.
-            features, slow_loss, sums = self._segment(*piece, {**sums, "running": None}, chunk)
+            features, slow_loss, sums, head = self._segment(
+                *piece, {**sums, "running": None}, chunk, head
+            )
             results.append((features, slow_loss))
             width = min(length, total - start)
             if existing is None:
@@ -372,7 +376,7 @@ class FWLBlock(keras.layers.Layer):
         features, slow_loss = (ops.concatenate(r, axis=1) for r in zip(*results, strict=True))
         if exists is not None:
             features, slow_loss = gather_rows(features, back), gather_rows(slow_loss, back)
-        return features, slow_loss, state
+        return features, slow_loss, state, head
 
     def _adapt(self, x, labels, weights, exists, state):
         """Read rows at places of their own, or of unknown length: segments are gathered."""
@@ -390,7 +394,7 @@ class FWLBlock(keras.layers.Layer):
                 gather_rows(a, places) for a in (x, labels, weights)
             )
             piece_weights = ops.where(valid, piece_weights, ops.zeros_like(piece_weights))
-            new_features, new_loss, sums = self._segment(
+            new_features, new_loss, sums, _ = self._segment(
                 piece_x, piece_labels, piece_weights, sums, chunk
             )
             position = position + ops.sum(ops.cast(valid, "int32"), axis=1)
@@ -409,7 +413,7 @@ class FWLBlock(keras.layers.Layer):
         slow_loss = ops.reshape(slow_loss[:-1], (batch, total))
         return features, slow_loss, self.fast_state.join(sums, position)
 
-    def _segment(self, x, labels, weights, sums, chunk):
+    def _segment(self, x, labels, weights, sums, chunk, head=None):
         """Do the slow pass, its gradients, and the fast pass inside one segment, (1) to (17).
 
         Args:
@@ -418,9 +422,10 @@ class FWLBlock(keras.layers.Layer):
             weights: float32 tensor [B, P]; 0 where a token takes no step.
             sums: dict by kind of dicts of [B, ...]; where a kind is missing or None, zeros.
             chunk: tokens a chunk.
+            head: kernel and bias that the segment before returned, or None.
 
         Returns:
-            Features [B, P, S], slow loss [B, P], and the sums with these tokens.
+            Features [B, P, S], slow loss [B, P], the sums with these tokens, and the head.
         """
         w, unread = self._adapted(x, sums.get("anchor"))
         at_expand, at_project = unread["expand"], unread["project"]
@@ -432,7 +437,7 @@ class FWLBlock(keras.layers.Layer):
         n, statistics = self.normalization.slow(w["normalization"], a2)
 
         features = ops.cast(self._skip(x, n), self.compute_dtype)
-        gn, slow_loss = self.inner_gradient(features, labels, weights)
+        gn, slow_loss, head = self.inner_gradient(features, labels, weights, head)
         g2 = self.normalization.gradient(w["normalization"], gn, statistics)
         gr = self.project.gradient(w["project"], g2, *at_project)
         g1 = self.activation.gradient(a1, gr)
@@ -454,9 +459,9 @@ class FWLBlock(keras.layers.Layer):
         n, new["normalization"] = self.normalization.fast(
             w["normalization"], a2, safe(statistics[0]), gn, running["normalization"], chunk
         )
-        return self._skip(x, n), slow_loss, {**sums, "running": of_block(new)}
+        return self._skip(x, n), slow_loss, {**sums, "running": of_block(new)}, head
 
-    def inner_gradient(self, features, labels, weights):
+    def inner_gradient(self, features, labels, weights, head=None):
         """Return the gradient that the steps follow, (7), and the loss that it is the gradient of.
 
         A subclass may follow another one. What is predicted does not depend on it other than by
@@ -466,12 +471,13 @@ class FWLBlock(keras.layers.Layer):
             features: tensor [B, P, S] in the compute dtype, of the slow pass.
             labels: int32 tensor [B, P].
             weights: float32 tensor [B, P]; where it is 0 the gradient must be 0.
+            head: kernel and bias of the unembedding, or None for those that it has.
 
         Returns:
             Float32 tensors: the weighted gradient with respect to the features [B, P, S], and the
-            loss [B, P], which becomes `slow_loss`.
+            loss [B, P], which becomes `slow_loss`; and the head that what comes next is to use.
         """
-        return self.unembedding.gradient(features, labels, weights)
+        return self.unembedding.gradient(features, labels, weights, head)
 
     def _consolidation(self):
         """Return what ends segments, with the decays as they are now, computed once."""

@@ -1,13 +1,15 @@
 """From features to logits: the softmax's matrix, created or borrowed."""
 
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
 from fwl_keras._arguments import require_bool, require_count
-from fwl_keras.ops import cross_entropy, cross_entropy_gradient
+from fwl_keras.ops._head import Head, cut_head
 from fwl_keras.ops._types import Tensor
+from fwl_keras.ops.cross_entropy import cross_entropy_gradient_of_head, cross_entropy_of_head
 from fwl_keras.saving import check_config
 
 
@@ -133,28 +135,47 @@ class Unembedding(keras.layers.Layer):
         bias = self.bias
         return ops.copy(self.kernel), None if bias is None else ops.copy(bias)
 
-    def cross_entropy(self, features, labels):
+    def head(self, tokens: int | None = None) -> Head:
+        """Return kernel and bias cut into what so many tokens at once need, for what is below."""
+        return cut_head(*self.tensors(), tokens)
+
+    def cross_entropy(self, features, labels, head=None):
         """Return losses float32 [...] in nats of labels [...], without ever holding all logits.
 
         Args:
             features: tensor [..., S] in the compute dtype.
             labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
+            head: kernel and bias as `head` or `gradient` returns them, or None for the former.
         """
-        return cross_entropy(features, *self.tensors(), labels, soft_cap=self.soft_cap)
+        head = head or self.head(_count(features))
+        settings = {"soft_cap": self.soft_cap, "train_kernel": self._trains()}
+        return cross_entropy_of_head(features, head, labels, **settings)
 
-    def gradient(self, features, labels, weights):
+    def gradient(self, features, labels, weights, head=None):
         """Return the gradient of the weighted losses with respect to `features`, and the losses.
 
         Args:
             features: tensor [..., S] in the compute dtype.
             labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
             weights: float32 tensor [...]; where it is 0 the gradient is 0.
+            head: kernel and bias as `head` or this method returns them, or None for the former.
 
         Returns:
-            Float32 tensors [..., S] and [...], the latter in nats and unweighted.
+            Float32 tensors [..., S] and [...], the latter in nats and unweighted; and the head for
+            what reads next, or None where none was given. Calls that follow each other so share
+            one sum of the kernel's gradients.
         """
-        arguments = features, *self.tensors(), labels, weights
-        return cross_entropy_gradient(*arguments, soft_cap=self.soft_cap)
+        settings = {"soft_cap": self.soft_cap, "train_kernel": self._trains()}
+        arguments = features, head or self.head(_count(features)), labels, weights
+        gradient, loss, passed = cross_entropy_gradient_of_head(
+            *arguments, **settings, passing=head is not None
+        )
+        return gradient, loss, None if head is None else passed
+
+    def _trains(self):
+        """Return whether kernel or bias are trained: gradients of what is frozen cost as much."""
+        variables = [*self.trainable_variables, *getattr(self.layer, "trainable_variables", ())]
+        return bool(variables)
 
     def call(self, features):
         kernel, bias = (
@@ -190,6 +211,14 @@ class Unembedding(keras.layers.Layer):
         config = dict(config)
         config["layer"] = keras.saving.deserialize_keras_object(config["layer"])
         return cls(**config)
+
+
+def _count(features):
+    """Return how many tokens there are, where that is known; one a row is few."""
+    shape = features.shape[:-1]
+    if None not in shape:
+        return math.prod(shape)
+    return 1 if shape[-1] == 1 else None
 
 
 def _require_floats(layer):

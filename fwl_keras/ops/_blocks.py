@@ -4,62 +4,53 @@ from keras import ops
 
 from fwl_keras.ops._shapes import ceil_div, maximum
 
-LOGITS_AT_ONCE = 2**22
 
-
-def map_blocks(function, arrays, kernel, block_length=None):
-    """Apply `function` to blocks of `arrays` along axis 0; stack its outputs, add up its sums.
+def map_blocks(function, arrays, outputs, sums, block_length):
+    """Apply `function` to blocks of `arrays` along axis 0; stack its outputs, add to sums.
 
     Not differentiable by itself: it belongs inside a custom gradient.
 
     Args:
         function: maps blocks of `arrays` to a tuple of outputs, one row a token, and a tuple of
-            sums over the block's tokens.
+            sums over the block's tokens, all float32.
         arrays: tuple of tensors [n, ...]. Rows of zeros are added to fill the last block; they
             must add zero to the sums, which they do where a factor of every term is an input.
-        kernel: tensor [S, V]; V sets the default block length.
-        block_length: tokens a block, or None for `LOGITS_AT_ONCE` logits.
+        outputs: the outputs' shapes, without n.
+        sums: what is added to, one tensor each.
+        block_length: tokens a block at most.
 
     Returns:
         The tuple of outputs [n, ...] and the tuple of sums.
     """
     n = ops.shape(arrays[0])[0]
-    length = block_length or max(1, LOGITS_AT_ONCE // kernel.shape[1])
-    if not isinstance(n, int):
-        # Where shapes are unknown, as in a served model, few tokens do not cost a whole block.
-        length = ops.clip(n, 1, length)
-    elif n <= length:
-        return function(*arrays)
+    if isinstance(n, int) and n <= block_length:
+        results, more = function(*arrays)
+        return results, tuple(s + m for s, m in zip(sums, more, strict=True))
 
-    # A replica of a last batch may have no token at all: its one block is padding.
-    count = maximum(1, ceil_div(n, length))
+    # As few blocks as there can be, of one length; none of them, a replica's batch may be empty.
+    count = maximum(1, ceil_div(n, block_length))
+    length = ceil_div(n, count)
     padded = [_pad(x, count * length - n) for x in arrays]
-
-    def block(i):
-        start = i * length
-        return function(
-            *(
-                ops.slice(x, (start,) + (0,) * (len(x.shape) - 1), (length, *x.shape[1:]))
-                for x in padded
-            )
-        )
-
-    outputs, sums = block(0)
-    buffers = tuple(_pad(o, (count - 1) * length) for o in outputs)
+    buffers = tuple(ops.zeros((count * length, *shape), "float32") for shape in outputs)
 
     def body(i, buffers, sums):
-        new, more = block(i)
         start = i * length
+        results, more = function(
+            *(ops.slice(x, _at(start, x), (length, *x.shape[1:])) for x in padded)
+        )
         buffers = tuple(
-            ops.slice_update(b, (start,) + (0,) * (len(b.shape) - 1), o)
-            for b, o in zip(buffers, new, strict=True)
+            ops.slice_update(b, _at(start, b), r) for b, r in zip(buffers, results, strict=True)
         )
         return i + 1, buffers, tuple(s + m for s, m in zip(sums, more, strict=True))
 
     _, buffers, sums = ops.while_loop(
-        lambda i, *_: i < count, body, (1, buffers, sums), maximum_iterations=count
+        lambda i, *_: i < count, body, (0, buffers, tuple(sums)), maximum_iterations=count
     )
     return tuple(b[:n] for b in buffers), sums
+
+
+def _at(start, x):
+    return (start,) + (0,) * (len(x.shape) - 1)
 
 
 def _pad(x, missing):

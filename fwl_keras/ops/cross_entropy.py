@@ -4,15 +4,20 @@ A language model's logits [tokens, V] are by far its largest tensor. Here they e
 of tokens at a time, in the forward pass and again in the backward pass; labels stay integers.
 
 Equations (5) to (7) of docs/mathematics.md. Loss and gradient are differentiable once, the gradient
-by (24): training goes through the steps that follow it.
+by (24): training goes through the steps that follow it. Products with the kernel have the dtype of
+the features, but for gradients in float16, where they would vanish; all else is float32.
 """
+
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from fwl_keras._arguments import require_count, require_positive
+from fwl_keras.ops._barrier import together
 from fwl_keras.ops._blocks import map_blocks
 from fwl_keras.ops._checks import require_integers, require_same_leading, require_shapes
+from fwl_keras.ops._head import Head, cut_head, default_block_length, pieces_of, times_slope
 from fwl_keras.ops._types import Tensor
 
 
@@ -23,16 +28,18 @@ def cross_entropy(
     labels: Tensor,
     block_length: int | None = None,
     soft_cap: float | None = None,
+    train_kernel: bool = True,
 ) -> Tensor:
     """Return the negative log-likelihood of integer labels, in nats, (6).
 
     Args:
-        features: tensor [..., S]; logits are computed in this dtype, all else in float32.
+        features: tensor [..., S]; logits are computed in this dtype.
         kernel: plain tensor [S, V] (not a variable).
         bias: plain tensor [V], or None.
         labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
-        block_length: tokens whose logits exist at once; None: about 4 million logits.
+        block_length: tokens whose logits exist at once; None: as the device takes well.
         soft_cap: the logits' limit, approached by a hyperbolic tangent; None: no limit.
+        train_kernel: whether the gradients of kernel and bias are wanted; they are zero if not.
 
     Returns:
         A float32 tensor [...].
@@ -46,35 +53,58 @@ def cross_entropy(
         (2, 10)
     """
     _check(features, kernel, bias, block_length, soft_cap, labels=labels)
+    head = cut_head(kernel, bias, _tokens(features))
+    return cross_entropy_of_head(features, head, labels, block_length, soft_cap, train_kernel)
+
+
+def cross_entropy_of_head(
+    features, head: Head, labels, block_length=None, soft_cap=None, train_kernel=True
+) -> Tensor:
+    """Do as `cross_entropy`, with a kernel that has been cut."""
     shape, (features, labels) = _flatten(features, labels)
-    labels, known = _known(labels, kernel)
+    labels, known = _known(labels, head.kernel)
+    count, width = len(head.kernels), features.shape[-1]
+    block_length = block_length or default_block_length(head)
 
     @ops.custom_gradient
-    def apply(features, kernel, bias):
-        def block(features, labels):
-            logits, shift, _, total = _softmax(features, kernel, bias, soft_cap)
-            norm = ops.log(total) + shift
-            return (norm - _pick(logits, labels), norm), ()
+    def apply(features, *tensors):
+        pieces = pieces_of(features, tensors[:count], tensors[count:], soft_cap)
 
-        (nll, norm), _ = map_blocks(block, (features, labels), kernel, block_length)
+        def forward(features, labels):
+            softmax, at_label = _Softmax(), ops.zeros_like(features[:, 0], "float32")
+            for piece in pieces:
+                logits = piece.logits(features)
+                softmax.add(logits)
+                at_label = piece.pick(logits, labels, at_label)
+            norm = softmax.norm()
+            return (norm - at_label, norm), ()
+
+        (nll, norm), _ = map_blocks(forward, (features, labels), ((), ()), (), block_length)
 
         def grad(upstream):
-            def backward(features, upstream, norm):
-                logits = _logits(features, kernel, bias, soft_cap)
-                slope = ops.exp(logits - norm[:, None]) * upstream[:, None]
-                slope = _times(slope, _slope(logits, soft_cap))
-                return (_back(slope, kernel),), _kernel_gradient(features, slope)
+            def backward(features, labels, upstream, norm):
+                features, upstream = together(features, upstream)
+                scaled = upstream[:, None] * ops.cast(features, "float32")
+                minus = -ops.ones_like(norm)
+                d_features, d_kernels, d_biases = 0.0, [], []
+                for piece in pieces:
+                    logits = piece.logits(features)
+                    slope = piece.add_at(labels, ops.exp(logits - norm[:, None]), minus)
+                    slope = piece.times_slope(slope, logits)
+                    d_features = d_features + piece.back(slope)
+                    if train_kernel:
+                        d_kernels.append(piece.outer(scaled, slope))
+                        d_biases.append(ops.sum(upstream[:, None] * slope, axis=0))
+                return (upstream[:, None] * d_features,), _sums(d_kernels, d_biases, head)
 
-            arrays = (features, upstream, norm)
-            (d_features,), sums = map_blocks(backward, arrays, kernel, block_length)
-            at_label = _times(upstream, _slope(norm - nll, soft_cap))
-            d_features = d_features - at_label[:, None] * _columns(kernel, labels)
-            pairs = [(at_label[:, None], features)]
-            return _gradients(features, kernel, bias, labels, d_features, sums, pairs, at_label)
+            arrays, sums = (features, labels, upstream, norm), _zeros(tensors)
+            outputs, begin = ((width,),), sums if train_kernel else ()
+            (d_features,), more = map_blocks(backward, arrays, outputs, begin, block_length)
+            return ops.cast(d_features, features.dtype), *_in_dtypes(more or sums, tensors)
 
         return nll, grad
 
-    nll = apply(features, kernel, _bias_or_zeros(bias, kernel))
+    nll = apply(features, *head.kernels, *head.biases)
     return ops.reshape(ops.where(known, nll, np.nan), shape)
 
 
@@ -86,19 +116,21 @@ def cross_entropy_gradient(
     weights: Tensor,
     block_length: int | None = None,
     soft_cap: float | None = None,
+    train_kernel: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted cross-entropy's gradient with respect to the features, (7), and the loss.
 
     Args:
-        features: tensor [..., S]; logits are computed in this dtype, all else in float32.
+        features: tensor [..., S]; logits are computed in this dtype.
         kernel: plain tensor [S, V] (not a variable).
         bias: plain tensor [V], or None.
         labels: int tensor [...], ids in [0, V); any other makes its loss NaN, and its gradient too
             where the weight is not 0.
         weights: float32 tensor [...]; where it is 0 the gradient is 0, whatever the features
             hold, and nothing flows back to features or weights.
-        block_length: tokens whose logits exist at once; None: about 4 million logits.
+        block_length: tokens whose logits exist at once; None: as the device takes well.
         soft_cap: the logits' limit, approached by a hyperbolic tangent; None: no limit.
+        train_kernel: whether the gradients of kernel and bias are wanted; they are zero if not.
 
     Returns:
         Float32 tensors: the gradient [..., S], and the unweighted negative log-likelihood [...].
@@ -111,74 +143,161 @@ def cross_entropy_gradient(
         >>> gradient, loss = cross_entropy_gradient(features, kernel, None, labels, weights)
     """
     _check(features, kernel, bias, block_length, soft_cap, labels=labels, weights=weights)
+    head = cut_head(kernel, bias, _tokens(features))
+    settings = block_length, soft_cap, train_kernel
+    return cross_entropy_gradient_of_head(features, head, labels, weights, *settings, False)[:2]
+
+
+def cross_entropy_gradient_of_head(
+    features,
+    head: Head,
+    labels,
+    weights,
+    block_length=None,
+    soft_cap=None,
+    train_kernel=True,
+    passing=True,
+) -> tuple[Tensor, Tensor, Head]:
+    """Do as `cross_entropy_gradient`, with a kernel that has been cut.
+
+    Returns:
+        The gradient, the loss, and the head, which a call that follows is to take: so the
+        gradients of the kernel are one sum that goes from call to call, not one kept for each.
+        Unless it is `passing`, which costs a call alone one addition, it is the head as given.
+    """
     shape, (features, labels, weights) = _flatten(features, labels, weights)
-    labels, known = _known(labels, kernel)
+    labels, known = _known(labels, head.kernel)
+    count, width = len(head.kernels), features.shape[-1]
+    block_length = block_length or default_block_length(head)
 
     @ops.custom_gradient
-    def apply(features, kernel, bias, weights):
+    def apply(features, weights, kernel, *tensors):
+        pieces = pieces_of(features, tensors[:count], tensors[count:], soft_cap)
         active = ops.not_equal(weights, 0)[:, None]
-        columns = _columns(kernel, labels)
 
-        def block(features, labels):
-            logits, shift, exponentials, total = _softmax(features, kernel, bias, soft_cap)
-            norm = ops.log(total) + shift
-            sloped = _times(exponentials, _slope(logits, soft_cap))
-            expected = _back(sloped, kernel) / total[:, None]
-            return (expected, norm - _pick(logits, labels), norm), ()
+        def forward(features, labels):
+            softmax, at_label = _Softmax(), ops.zeros_like(features[:, 0], "float32")
+            for piece in pieces:
+                logits = piece.logits(features)
+                exponentials = softmax.add(logits)
+                softmax.collect(piece.back(piece.times_slope(exponentials, logits)))
+                at_label = piece.pick(logits, labels, at_label)
+            norm = softmax.norm()
+            return (softmax.mean(), norm - at_label, norm), ()
 
-        (expected, nll, norm), _ = map_blocks(block, (features, labels), kernel, block_length)
-        # Logits at the labels, and their slopes.
-        label_logits = norm - nll
-        label_slope = ops.ones_like(nll) if soft_cap is None else _slope(label_logits, soft_cap)
-        gradient = weights[:, None] * (expected - label_slope[:, None] * columns)
-        gradient = ops.where(active, gradient, ops.zeros_like(gradient))
+        outputs = (width,), (), ()
+        (expected, nll, norm), _ = map_blocks(
+            forward, (features, labels), outputs, (), block_length
+        )
+        columns = ops.cast(ops.transpose(ops.take(kernel, labels, axis=1)), "float32")
+        unweighted = expected - times_slope(columns, (norm - nll)[:, None], soft_cap)
+        gradient = ops.where(active, weights[:, None] * unweighted, 0.0)
 
         def grad(*upstream):
             # TensorFlow passes one argument per output, JAX one tuple of them.
-            d_gradient, d_nll = upstream if len(upstream) == 2 else upstream[0]
-            d_gradient = ops.where(active, d_gradient, ops.zeros_like(d_gradient))
+            d_gradient, d_nll, *sums = upstream[0] if len(upstream) == 1 else upstream
+            sums = tuple(ops.cast(s, "float32") for s in sums) or _zeros(tensors)
+            d_gradient = ops.where(active, d_gradient, 0.0)
+            d_weights = ops.sum(ops.where(active, d_gradient * unweighted, 0.0), axis=-1)
+            scaled = weights[:, None] * d_gradient
+            mean = ops.sum(ops.where(active, scaled * expected, 0.0), axis=-1)
 
-            def backward(features, d_gradient, weights, d_nll, norm):
-                logits = _logits(features, kernel, bias, soft_cap)
-                p = ops.exp(logits - norm[:, None])
-                along = ops.matmul(d_gradient, ops.cast(kernel, "float32"))
-                slope_of_cap = _slope(logits, soft_cap)
-                sloped = _times(p, slope_of_cap)
-                mean = ops.sum(sloped * along, axis=-1)
-                towards = _times(along, slope_of_cap) - mean[:, None]
-                if soft_cap is not None:
-                    towards = towards + along * _bend(logits, soft_cap)
-                slope = p * (weights[:, None] * towards + d_nll[:, None])
-                slope = _times(slope, slope_of_cap)
-                # Both contributions to the kernel in one matrix product.
-                left = ops.concatenate([ops.cast(features, "float32"), d_gradient], axis=0)
-                right = ops.concatenate([slope, weights[:, None] * sloped], axis=0)
-                sums = (ops.einsum("ns,nv->sv", left, right), ops.sum(slope, axis=0))
-                return (_back(slope, kernel), mean), sums
+            def backward(features, labels, scaled, mean, d_nll, norm):
+                minus = -ops.ones_like(norm)
+                features, scaled, d_nll = together(features, scaled, d_nll)
+                d_features, d_kernels, d_biases = 0.0, [], []
+                for piece in pieces:
+                    logits = piece.logits(features)
+                    along = piece.product(scaled)
+                    p = ops.exp(logits - norm[:, None])
+                    wrong = piece.add_at(labels, p, minus)
+                    if soft_cap is None:
+                        slope = p * (along + (d_nll - mean)[:, None])
+                        slope = piece.add_at(labels, slope, -d_nll)
+                    else:
+                        slope = p * (piece.times_slope(along, logits) - mean[:, None])
+                        slope = slope + wrong * (along * piece.bend(logits) + d_nll[:, None])
+                        slope = piece.times_slope(slope, logits)
+                    d_features = d_features + piece.back(slope)
+                    if train_kernel:
+                        d_kernel = piece.outer(features, slope)
+                        wrong = piece.times_slope(wrong, logits)
+                        d_kernels.append(d_kernel + piece.outer(scaled, wrong))
+                        d_biases.append(ops.sum(slope, axis=0))
+                return (d_features,), _sums(d_kernels, d_biases, head)
 
-            arrays = (features, d_gradient, weights, d_nll, norm)
-            (d_features, mean), sums = map_blocks(backward, arrays, kernel, block_length)
-            label_along = ops.sum(d_gradient * columns, axis=-1)
-            at_label = d_nll
-            if soft_cap is not None:
-                bent = weights * label_along * _bend(label_logits, soft_cap)
-                at_label = label_slope * (d_nll + bent)
-            d_features = d_features - at_label[:, None] * columns
-            d_weights = mean - label_slope * label_along
-            pairs = [
-                (at_label[:, None], features),
-                ((weights * label_slope)[:, None], d_gradient),
-            ]
-            grads = _gradients(features, kernel, bias, labels, d_features, sums, pairs, at_label)
-            return (*grads, ops.where(active[:, 0], d_weights, ops.zeros_like(d_weights)))
+            arrays = features, labels, scaled, mean, d_nll, norm
+            outputs, begin = ((width,),), sums if train_kernel else ()
+            (d_features,), more = map_blocks(backward, arrays, outputs, begin, block_length)
+            d_tensors = _in_dtypes(more or sums, tensors)
+            d_features = ops.cast(d_features, features.dtype)
+            return d_features, d_weights, ops.zeros_like(kernel), *d_tensors
 
-        return (gradient, nll), grad
+        return (gradient, nll, *(tensors if passing else ())), grad
 
-    gradient, nll = apply(features, kernel, _bias_or_zeros(bias, kernel), weights)
+    tensors = *head.kernels, *head.biases
+    gradient, nll, *passed = apply(features, weights, ops.stop_gradient(head.kernel), *tensors)
     nll = ops.where(known, nll, np.nan)
     harmless = ops.logical_or(known, ops.equal(weights, 0))
     gradient = ops.where(harmless[:, None], gradient, np.nan)
-    return ops.reshape(gradient, (*shape, ops.shape(gradient)[-1])), ops.reshape(nll, shape)
+    gradient = ops.reshape(gradient, (*shape, ops.shape(gradient)[-1]))
+    if passed:
+        head = Head(head.kernel, tuple(passed[:count]), tuple(passed[count:]))
+    return gradient, ops.reshape(nll, shape), head
+
+
+class _Softmax:
+    """The sums of a softmax over pieces of a vocabulary, shifted by the greatest logit so far."""
+
+    def __init__(self):
+        self._shift: Any = None
+        self._total: Any = None
+        self._collected: Any = None
+        self._rescale: Any = None
+
+    def add(self, logits):
+        """Return the shifted exponentials of a piece's logits [n, v], and take them in."""
+        shift = ops.max(logits, axis=-1)
+        if self._shift is not None:
+            shift = ops.maximum(shift, self._shift)
+            self._rescale = ops.exp(self._shift - shift)
+        exponentials = ops.exp(logits - shift[:, None])
+        total = ops.sum(exponentials, axis=-1)
+        self._total = total if self._total is None else self._total * self._rescale + total
+        self._shift = shift
+        return exponentials
+
+    def collect(self, values):
+        """Add up values [n, S] that are weighted with the exponentials of the last piece."""
+        if self._collected is not None:
+            values = values + self._rescale[:, None] * self._collected
+        self._collected = values
+
+    def norm(self):
+        """Return the logarithm of the sum, [n]."""
+        return ops.log(self._total) + self._shift
+
+    def mean(self):
+        """Return what has been collected, weighted with probabilities, [n, S]."""
+        return self._collected / self._total[:, None]
+
+
+def _tokens(features):
+    """Return how many tokens there are, where that is known."""
+    shape = features.shape[:-1]
+    return None if None in shape else int(np.prod(shape))
+
+
+def _sums(d_kernels, d_biases, head):
+    return *d_kernels, *(d_biases if head.biases else ())
+
+
+def _zeros(tensors):
+    return tuple(ops.zeros(t.shape, "float32") for t in tensors)
+
+
+def _in_dtypes(gradients, tensors):
+    return tuple(ops.cast(g, t.dtype) for g, t in zip(gradients, tensors, strict=True))
 
 
 def _check(features, kernel, bias, block_length, soft_cap, **tokens):
@@ -202,65 +321,3 @@ def _known(labels, kernel):
     """Return labels that can be looked up, and where they are what was given: ids in [0, V)."""
     known = ops.logical_and(labels >= 0, labels < kernel.shape[1])
     return ops.where(known, labels, 0), known
-
-
-def _bias_or_zeros(bias, kernel):
-    return ops.zeros((kernel.shape[1],), "float32") if bias is None else bias
-
-
-def _logits(features, kernel, bias, soft_cap):
-    logits = ops.matmul(features, ops.cast(kernel, features.dtype))
-    logits = ops.cast(logits, "float32") + ops.cast(bias, "float32")
-    return logits if soft_cap is None else soft_cap * ops.tanh(logits / soft_cap)
-
-
-def _slope(logits, soft_cap) -> Tensor:
-    """Return the slope of the cap where it has brought about these logits, or None for 1."""
-    return None if soft_cap is None else 1.0 - ops.square(logits / soft_cap)
-
-
-def _bend(logits, soft_cap):
-    """Return the derivative of that slope with respect to the capped logits."""
-    return -2.0 * logits / soft_cap**2
-
-
-def _times(x, slope):
-    return x if slope is None else x * slope
-
-
-def _softmax(features, kernel, bias, soft_cap):
-    """Return logits [n, V], their maximum [n], the shifted exponentials and their sum [n]."""
-    logits = _logits(features, kernel, bias, soft_cap)
-    shift = ops.max(logits, axis=-1)
-    exponentials = ops.exp(logits - shift[:, None])
-    return logits, shift, exponentials, ops.sum(exponentials, axis=-1)
-
-
-def _pick(logits, labels):
-    """Return each token's logit [n] at its label; the fewest operations that find it."""
-    tokens, size = ops.shape(logits)
-    return ops.take(ops.reshape(logits, (-1,)), ops.arange(tokens, dtype="int32") * size + labels)
-
-
-def _columns(kernel, labels):
-    """Return the kernel's column of each label, [n, S] float32."""
-    return ops.cast(ops.transpose(ops.take(kernel, labels, axis=1)), "float32")
-
-
-def _back(slope, kernel):
-    return ops.einsum("nv,sv->ns", slope, ops.cast(kernel, "float32"))
-
-
-def _kernel_gradient(features, slope):
-    left = ops.cast(features, "float32")
-    return ops.einsum("ns,nv->sv", left, slope), ops.sum(slope, axis=0)
-
-
-def _gradients(features, kernel, bias, labels, d_features, sums, pairs, d_nll):
-    """Return gradients for features, kernel and bias in their dtypes, less the labels' share."""
-    size = kernel.shape[1]
-    at_labels = sum(scale * ops.cast(x, "float32") for scale, x in pairs)
-    d_kernel = sums[0] - ops.transpose(ops.segment_sum(at_labels, labels, num_segments=size))
-    d_bias = sums[1] - ops.segment_sum(d_nll, labels, num_segments=size)
-    results = zip((d_features, d_kernel, d_bias), (features, kernel, bias), strict=True)
-    return tuple(ops.cast(gradient, x.dtype) for gradient, x in results)

@@ -182,8 +182,9 @@ class CoarseBlock(FWLBlock):
         super().build(x_shape, **shapes)
         self.codebook.build((None, None, self.size))
 
-    def inner_gradient(self, features, labels, weights):
-        return self.codebook.gradient(features, labels % self.classes, weights)
+    def inner_gradient(self, features, labels, weights, head=None):
+        gradient, loss, _ = self.codebook.gradient(features, labels % self.classes, weights)
+        return gradient, loss, head
 
 
 def coarse_block(rng):

@@ -6,8 +6,10 @@ import pytest
 from gradients import value_and_gradients
 from keras import ops
 
-from fwl_keras.ops import cross_entropy, cross_entropy_gradient
+from fwl_keras.ops import _head, cross_entropy, cross_entropy_gradient
 from fwl_keras.ops._blocks import map_blocks
+from fwl_keras.ops._head import cut_head
+from fwl_keras.ops.cross_entropy import cross_entropy_gradient_of_head, cross_entropy_of_head
 
 pytestmark = pytest.mark.jax
 
@@ -30,6 +32,16 @@ def data():
         "d_loss": draw(N),
         "d_gradient": draw(N, S),
     }
+
+
+@pytest.fixture(params=[1, 3], ids=["whole", "three pieces"])
+def pieces(request, monkeypatch):
+    """How many the vocabulary is cut into, as a large one is."""
+    if request.param > 1:
+        for name, value in (("PIECE", 4), ("LOGITS_AT_ONCE", 1)):
+            settings = dict.fromkeys(getattr(_head, name), value)
+            monkeypatch.setattr(_head, name, settings)
+    return request.param
 
 
 def plain_logits(features, kernel, bias, soft_cap):
@@ -55,7 +67,7 @@ def plain_gradient(features, kernel, bias, labels, weights, soft_cap=None):
 
 @pytest.mark.parametrize("block_length", [None, 1, 3, 4, 11])
 @pytest.mark.parametrize(("with_bias", "soft_cap"), [(True, None), (False, None), (True, 1.5)])
-def test_cross_entropy(data, block_length, with_bias, soft_cap):
+def test_cross_entropy(data, pieces, block_length, with_bias, soft_cap):
     inputs = [data["features"], data["kernel"]] + ([data["bias"]] if with_bias else [])
 
     def run(form):
@@ -74,7 +86,7 @@ def test_cross_entropy(data, block_length, with_bias, soft_cap):
 
 @pytest.mark.parametrize("block_length", [None, 1, 3, 4, 11])
 @pytest.mark.parametrize("soft_cap", [None, 1.5])
-def test_cross_entropy_gradient_and_its_own_gradient(data, block_length, soft_cap):
+def test_cross_entropy_gradient_and_its_own_gradient(data, pieces, block_length, soft_cap):
     inputs = [data[name] for name in ("features", "kernel", "bias", "weights")]
 
     def scalar(gradient, loss):
@@ -104,6 +116,56 @@ def test_cross_entropy_gradient_and_its_own_gradient(data, block_length, soft_ca
 
     for a, b in zip(run(mine), run(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_calls_that_pass_the_head_on_share_its_gradient(data, pieces, with_bias):
+    """Two gradients and a loss, each with the head of the one before, as a block's segments."""
+    labels, weights = data["labels"], data["weights"]
+    inputs = [data["features"], data["kernel"]] + ([data["bias"]] if with_bias else [])
+
+    def scalar(gradient, other, loss, slow_loss):
+        both = ops.sum((gradient + other) * data["d_gradient"])
+        return both + ops.sum(loss * data["d_loss"]) + ops.sum(slow_loss), ()
+
+    def mine(features, kernel, bias=None):
+        head = cut_head(kernel, bias)
+        assert len(head.kernels) == pieces
+        arguments = labels, weights
+        gradient, slow_loss, head = cross_entropy_gradient_of_head(features, head, *arguments)
+        other, _, head = cross_entropy_gradient_of_head(features + gradient, head, *arguments)
+        loss = cross_entropy_of_head(features - other, head, labels)
+        return scalar(gradient, other, loss, slow_loss)
+
+    def expected(features, kernel, bias=None):
+        arguments = kernel, bias, labels
+        gradient = plain_gradient(features, *arguments, weights)
+        other = plain_gradient(features + gradient, *arguments, weights)
+        loss = plain(features - other, *arguments)
+        return scalar(gradient, other, loss, plain(features, *arguments))
+
+    found, reference = (value_and_gradients(f, *inputs) for f in (mine, expected))
+    np.testing.assert_allclose(found[0], reference[0], rtol=1e-5)
+    for a, b in zip(found[2], reference[2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_frozen_kernel_has_no_gradient_and_changes_no_other(data, pieces):
+    def gradients(train_kernel):
+        def scalar(features, kernel, bias):
+            arguments = kernel, bias, data["labels"]
+            gradient, _ = cross_entropy_gradient(
+                features, *arguments, data["weights"], train_kernel=train_kernel
+            )
+            loss = cross_entropy(features + gradient, *arguments, train_kernel=train_kernel)
+            return ops.sum(loss * data["d_loss"]), ()
+
+        return value_and_gradients(scalar, *(data[n] for n in ("features", "kernel", "bias")))[2]
+
+    (trained, *some), (frozen, *none) = gradients(True), gradients(False)
+    np.testing.assert_allclose(frozen, trained, rtol=1e-6)
+    assert all(np.any(np.asarray(g)) for g in some)
+    assert not any(np.any(np.asarray(g)) for g in none)
 
 
 @pytest.mark.parametrize("soft_cap", [None, 1.5])
@@ -187,7 +249,7 @@ def test_where_shapes_are_unknown_few_tokens_do_not_cost_a_whole_block(tokens, r
         def double(x):
             return (2 * x,), (tf.cast(tf.shape(x)[0], tf.float32),)
 
-        return map_blocks(double, (x,), None, block_length=4)
+        return map_blocks(double, (x,), ((2,),), (tf.zeros(()),), 4)
 
     x = np.arange(2 * tokens, dtype="float32").reshape(tokens, 2)
     (found,), (computed,) = doubled(x)
