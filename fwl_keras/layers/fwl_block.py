@@ -352,8 +352,7 @@ class FWLBlock(keras.layers.Layer):
         if exists is not None:
             order, back, existing = close_holes(exists)
             x, labels, weights = (gather_rows(a, order) for a in (x, labels, weights))
-        sums, state, results = {}, {}, []
-        head = self.unembedding.head(batch * total if isinstance(batch, int) else None)
+        sums, state, results, head = {}, {}, [], self.unembedding.head(x)
         for start in range(0, total, length):
             part = slice(start, start + length)
             piece = x[:, part], labels[:, part], weights[:, part]

@@ -1,6 +1,5 @@
 """From features to logits: the softmax's matrix, created or borrowed."""
 
-import math
 from typing import Any
 
 import keras
@@ -135,9 +134,9 @@ class Unembedding(keras.layers.Layer):
         bias = self.bias
         return ops.copy(self.kernel), None if bias is None else ops.copy(bias)
 
-    def head(self, tokens: int | None = None) -> Head:
-        """Return kernel and bias cut into what so many tokens at once need, for what is below."""
-        return cut_head(*self.tensors(), tokens)
+    def head(self, features: Tensor) -> Head:
+        """Return kernel and bias, cut as so many tokens [...] of features [..., width] need it."""
+        return cut_head(*self.tensors(), features)
 
     def cross_entropy(self, features, labels, head=None):
         """Return losses float32 [...] in nats of labels [...], without ever holding all logits.
@@ -147,7 +146,7 @@ class Unembedding(keras.layers.Layer):
             labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
             head: kernel and bias as `head` or `gradient` returns them, or None for the former.
         """
-        head = head or self.head(_count(features))
+        head = head or self.head(features)
         settings = {"soft_cap": self.soft_cap, "train_kernel": self._trains()}
         return cross_entropy_of_head(features, head, labels, **settings)
 
@@ -166,7 +165,7 @@ class Unembedding(keras.layers.Layer):
             one sum of the kernel's gradients.
         """
         settings = {"soft_cap": self.soft_cap, "train_kernel": self._trains()}
-        arguments = features, head or self.head(_count(features)), labels, weights
+        arguments = features, head or self.head(features), labels, weights
         gradient, loss, passed = cross_entropy_gradient_of_head(
             *arguments, **settings, passing=head is not None
         )
@@ -211,14 +210,6 @@ class Unembedding(keras.layers.Layer):
         config = dict(config)
         config["layer"] = keras.saving.deserialize_keras_object(config["layer"])
         return cls(**config)
-
-
-def _count(features):
-    """Return how many tokens there are, where that is known; one a row is few."""
-    shape = features.shape[:-1]
-    if None not in shape:
-        return math.prod(shape)
-    return 1 if shape[-1] == 1 else None
 
 
 def _require_floats(layer):

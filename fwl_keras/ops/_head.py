@@ -5,6 +5,7 @@ it anew costs as much as a third of the product that fills it. Pieces stay small
 kernel's gradients, which are one tensor for each of them.
 """
 
+import math
 from functools import cache
 from itertools import accumulate
 from typing import NamedTuple
@@ -42,15 +43,15 @@ def _device():
     return "cpu" if keras.distribution.list_devices()[0].startswith("cpu") else "accelerator"
 
 
-def cut_head(kernel: Tensor, bias: Tensor | None, tokens: int | None = None) -> Head:
+def cut_head(kernel: Tensor, bias: Tensor | None, features: Tensor) -> Head:
     """Cut the vocabulary where so many tokens would have too many logits at once.
 
     Args:
         kernel: plain tensor [S, V] (not a variable).
         bias: plain tensor [V], or None.
-        tokens: how many are read at once at most, where that is known.
+        features: tensor [..., width], whose leading shape says how many tokens are read.
     """
-    size = kernel.shape[1]
+    size, tokens = kernel.shape[1], _tokens(features)
     count = min(ceil_div(size, PIECE[_device()]), MOST_PIECES)
     biases = () if bias is None else (bias,)
     if count == 1 or (tokens is not None and tokens * size <= LOGITS_AT_ONCE[_device()]):
@@ -58,6 +59,14 @@ def cut_head(kernel: Tensor, bias: Tensor | None, tokens: int | None = None) -> 
     ends = list(range(0, size, ceil_div(size, count)))[1:]
     biases = () if bias is None else tuple(ops.split(bias, ends))
     return Head(ops.stop_gradient(kernel), tuple(ops.split(kernel, ends, axis=1)), biases)
+
+
+def _tokens(features):
+    """Return how many tokens there are, where that is known; one a row is few."""
+    shape = features.shape[:-1]
+    if None not in shape:
+        return math.prod(shape)
+    return 1 if shape[-1] == 1 else None
 
 
 def default_block_length(head: Head) -> int:

@@ -53,7 +53,7 @@ def cross_entropy(
         (2, 10)
     """
     _check(features, kernel, bias, block_length, soft_cap, labels=labels)
-    head = cut_head(kernel, bias, _tokens(features))
+    head = cut_head(kernel, bias, features)
     return cross_entropy_of_head(features, head, labels, block_length, soft_cap, train_kernel)
 
 
@@ -143,7 +143,7 @@ def cross_entropy_gradient(
         >>> gradient, loss = cross_entropy_gradient(features, kernel, None, labels, weights)
     """
     _check(features, kernel, bias, block_length, soft_cap, labels=labels, weights=weights)
-    head = cut_head(kernel, bias, _tokens(features))
+    head = cut_head(kernel, bias, features)
     settings = block_length, soft_cap, train_kernel
     return cross_entropy_gradient_of_head(features, head, labels, weights, *settings, False)[:2]
 
@@ -280,12 +280,6 @@ class _Softmax:
     def mean(self):
         """Return what has been collected, weighted with probabilities, [n, S]."""
         return self._collected / self._total[:, None]
-
-
-def _tokens(features):
-    """Return how many tokens there are, where that is known."""
-    shape = features.shape[:-1]
-    return None if None in shape else int(np.prod(shape))
 
 
 def _sums(d_kernels, d_biases, head):

@@ -129,7 +129,7 @@ def test_calls_that_pass_the_head_on_share_its_gradient(data, pieces, with_bias)
         return both + ops.sum(loss * data["d_loss"]) + ops.sum(slow_loss), ()
 
     def mine(features, kernel, bias=None):
-        head = cut_head(kernel, bias)
+        head = cut_head(kernel, bias, features)
         assert len(head.kernels) == pieces
         arguments = labels, weights
         gradient, slow_loss, head = cross_entropy_gradient_of_head(features, head, *arguments)
