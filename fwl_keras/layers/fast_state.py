@@ -86,37 +86,33 @@ class FastState:
     def consolidate(
         self,
         sums: dict[str, dict[str, Tensor]],
-        position: Tensor,
+        full: Tensor | None,
         decays: dict[str, Tensor],
-        length: int | None,
-    ) -> tuple[dict[str, dict[str, Tensor]], Tensor]:
+    ) -> dict[str, dict[str, Tensor]]:
         """End the segment of every row that is full.
 
         Args:
             sums: by kind and fast weight; kinds that are missing are zero.
-            position: int32 tensor [B], tokens in the open segment, the last ones included.
+            full: bool tensor [B], or None where segments do not end.
             decays: learned decays by fast weight.
-            length: tokens a segment, or None for one without end.
 
         Returns:
-            Sums of every kind, and the position, 0 where a segment ended.
+            Sums of every kind.
         """
         sums = {
             kind: sums.get(kind) or {t: ops.zeros_like(r) for t, r in sums["running"].items()}
             for kind in self.kinds
         }
-        if length is None:
-            return sums, ops.zeros_like(position)
-        full = ops.equal(position, length)
+        if full is None:
+            return sums
         ended = {
             t: self.end_segment({kind: sums[kind][t] for kind in self.kinds}, decays[t])
             for t in FAST_WEIGHTS
         }
-        sums = {
+        return {
             kind: select_rows(full, {t: ended[t][kind] for t in FAST_WEIGHTS}, sums[kind])
             for kind in self.kinds
         }
-        return sums, ops.where(full, 0, position)
 
 
 def of_layers(sums: dict[str, Tensor] | None) -> dict[str, Any]:

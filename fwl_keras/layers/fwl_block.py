@@ -1,6 +1,6 @@
 """The fast weight layer block: the head of a language model that adapts while it reads."""
 
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 
 import keras
@@ -21,6 +21,7 @@ from fwl_keras.layers.fast_layer_normalization import FastLayerNormalization
 from fwl_keras.layers.fast_state import FAST_WEIGHTS, FastState, of_block, of_layers
 from fwl_keras.layers.squared_relu import SquaredReLU
 from fwl_keras.layers.unembedding import Unembedding
+from fwl_keras.ops._recompute import recomputed
 from fwl_keras.ops._shapes import ceil_div, minimum
 from fwl_keras.ops.reset_rows import select_rows
 from fwl_keras.ops.segments import (
@@ -347,7 +348,7 @@ class FWLBlock(keras.layers.Layer):
         """Read rows that are all at the start of a segment: without holes segments are slices."""
         batch, total = ops.shape(x)[0], x.shape[1]
         length = self.segment_length or total
-        chunk, consolidate = self._chunk_length(total), self._consolidation()
+        chunk, decays = self._chunk_length(total), self._decays()
         order = back = existing = None
         if exists is not None:
             order, back, existing = close_holes(exists)
@@ -356,17 +357,17 @@ class FWLBlock(keras.layers.Layer):
         for start in range(0, total, length):
             part = slice(start, start + length)
             piece = x[:, part], labels[:, part], weights[:, part]
-            # All that was read before is in the anchor: no running sums to carry in, or to read.
-            features, slow_loss, sums, head = self._segment(
-                *piece, {**sums, "running": None}, chunk, head
-            )
-            results.append((features, slow_loss))
             width = min(length, total - start)
             if existing is None:
                 position = ops.full((batch,), width, "int32")
             else:
                 position = ops.clip(existing - start, 0, width)
-            sums, position = consolidate(sums, position)
+            # All that was read before is in the anchor: no running sums to carry in, or to read.
+            sums.pop("running", None)
+            features, slow_loss, sums, position, head = self._segment(
+                *piece, sums, position, chunk, decays, head
+            )
+            results.append((features, slow_loss))
             new_state = self.fast_state.join(sums, position)
             if state and existing is not None:
                 # A row that ended before keeps the sums of the segment that it ended in.
@@ -384,7 +385,7 @@ class FWLBlock(keras.layers.Layer):
         state = self.fast_state.zeros(self._shapes(), batch) if state is None else state
         exists = ops.ones_like(labels, "bool") if exists is None else exists
         pieces = cut_pieces(exists, position, self.segment_length)
-        chunk, consolidate = self._chunk_length(total), self._consolidation()
+        chunk, decays = self._chunk_length(total), self._decays()
 
         def body(k, carry):
             sums, position, features, slow_loss = carry
@@ -393,11 +394,10 @@ class FWLBlock(keras.layers.Layer):
                 gather_rows(a, places) for a in (x, labels, weights)
             )
             piece_weights = ops.where(valid, piece_weights, ops.zeros_like(piece_weights))
-            new_features, new_loss, sums, _ = self._segment(
-                piece_x, piece_labels, piece_weights, sums, chunk
-            )
             position = position + ops.sum(ops.cast(valid, "int32"), axis=1)
-            sums, position = consolidate(sums, position)
+            new_features, new_loss, sums, position, _ = self._segment(
+                piece_x, piece_labels, piece_weights, sums, position, chunk, decays
+            )
             features = scatter_rows(features, places, valid, new_features, total)
             slow_loss = scatter_rows(slow_loss, places, valid, new_loss, total)
             return sums, position, features, slow_loss
@@ -412,38 +412,74 @@ class FWLBlock(keras.layers.Layer):
         slow_loss = ops.reshape(slow_loss[:-1], (batch, total))
         return features, slow_loss, self.fast_state.join(sums, position)
 
-    def _segment(self, x, labels, weights, sums, chunk, head=None):
-        """Do the slow pass, its gradients, and the fast pass inside one segment, (1) to (17).
+    def _segment(self, x, labels, weights, sums, position, chunk, decays, head=None):
+        """Do the slow pass, its gradients, and the fast pass inside one segment, (1) to (18).
 
         Args:
             x: tensor [B, P, D].
             labels: int32 tensor [B, P].
             weights: float32 tensor [B, P]; 0 where a token takes no step.
-            sums: dict by kind of dicts of [B, ...]; where a kind is missing or None, zeros.
+            sums: dict by kind of dicts of [B, ...]; where a kind is missing, zeros.
+            position: int32 tensor [B], tokens in the segment, these included.
             chunk: tokens a chunk.
+            decays: dict of decays by fast weight.
             head: kernel and bias that the segment before returned, or None.
 
         Returns:
-            Features [B, P, S], slow loss [B, P], the sums with these tokens, and the head.
+            Features [B, P, S], slow loss [B, P], the sums with these tokens, consolidated where
+            the segment ends, the position, 0 there, and the head.
         """
-        w, unread = self._adapted(x, sums.get("anchor"))
-        at_expand, at_project = unread["expand"], unread["project"]
-        running = of_layers(sums.get("running"))
+        full = None if self.segment_length is None else ops.equal(position, self.segment_length)
+        takes_step = ops.not_equal(weights, 0)[..., None]
+        recomputes = self._recomputes(x)
+        adapted = None if recomputes else self._adapted(x, sums.get("anchor"))
 
-        a1 = self.expand.slow(w["expand"], x, *at_expand)
+        def slow_pass(x, sums):
+            return self._slow_pass(x, adapted or self._adapted(x, sums.get("anchor")))
+
+        def fast_pass(x, slow, gradient, sums, decays):
+            weights = adapted or self._adapted(x, sums.get("anchor"))
+            running = of_layers(sums.get("running"))
+            arguments = x, slow, gradient, takes_step, weights, running, chunk
+            features, running = self._fast_pass(*arguments)
+            return features, self.fast_state.consolidate({**sums, "running": running}, full, decays)
+
+        def run(function, *arguments):
+            if not recomputes:
+                return function(*arguments)
+            layers = self.expand, self.project, self.normalization
+            return recomputed(function, [v for a in layers for v in a.variables], *arguments)
+
+        slow = run(slow_pass, x, sums)
+        features = ops.cast(self._skip(x, slow[1]), self.compute_dtype)
+        gradient, slow_loss, head = self.inner_gradient(features, labels, weights, head)
+        features, sums = run(fast_pass, x, slow, gradient, sums, decays)
+        position = ops.zeros_like(position) if full is None else ops.where(full, 0, position)
+        return features, slow_loss, sums, position, head
+
+    def _recomputes(self, x):
+        """Return whether a row's own weights are more than its tokens leave in a segment."""
+        length = self.segment_length
+        return length is not None and x.shape[1] != 1 and x.shape[-1] + self.size > 4 * length
+
+    def _slow_pass(self, x, adapted):
+        """Return the expansion, the normalisation and what its gradient needs, (1) to (4)."""
+        w, unread = adapted
+        a1 = self.expand.slow(w["expand"], x, *unread["expand"])
         r = self.activation.slow(a1)
-        a2 = self.project.slow(w["project"], r, *at_project)
-        n, statistics = self.normalization.slow(w["normalization"], a2)
+        a2 = self.project.slow(w["project"], r, *unread["project"])
+        return a1, *self.normalization.slow(w["normalization"], a2)
 
-        features = ops.cast(self._skip(x, n), self.compute_dtype)
-        gn, slow_loss, head = self.inner_gradient(features, labels, weights, head)
+    def _fast_pass(self, x, slow, gn, takes_step, adapted, running, chunk):
+        """Return features with the steps of all earlier tokens, (8) to (15), and the sums."""
+        w, unread = adapted
+        a1, _, statistics = slow
+        at_project, r = unread["project"], self.activation.slow(a1)
         g2 = self.normalization.gradient(w["normalization"], gn, statistics)
         gr = self.project.gradient(w["project"], g2, *at_project)
         g1 = self.activation.gradient(a1, gr)
 
         # Where no step is taken neither factor of the step may be anything but a number.
-        takes_step = ops.not_equal(weights, 0)[..., None]
-
         def safe(a):
             return ops.where(takes_step, ops.cast(a, "float32"), 0.0)
 
@@ -458,7 +494,7 @@ class FWLBlock(keras.layers.Layer):
         n, new["normalization"] = self.normalization.fast(
             w["normalization"], a2, safe(statistics[0]), gn, running["normalization"], chunk
         )
-        return self._skip(x, n), slow_loss, {**sums, "running": of_block(new)}, head
+        return self._skip(x, n), of_block(new)
 
     def inner_gradient(self, features, labels, weights, head=None):
         """Return the gradient that the steps follow, (7), and the loss that it is the gradient of.
@@ -478,10 +514,9 @@ class FWLBlock(keras.layers.Layer):
         """
         return self.unembedding.gradient(features, labels, weights, head)
 
-    def _consolidation(self):
-        """Return what ends segments, with the decays as they are now, computed once."""
-        decays = {t: layer.decay(name) for t, (layer, name) in self._places().items()}
-        return partial(self.fast_state.consolidate, decays=decays, length=self.segment_length)
+    def _decays(self):
+        """Return the decays by fast weight as they are now, computed once."""
+        return {t: layer.decay(name) for t, (layer, name) in self._places().items()}
 
     def _adapted(self, x, *sums):
         """Return layers' weights after the steps in `sums`, and the sums that are not in them yet.

@@ -44,7 +44,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("block", [{"use_fast_weights": False}, {}])
-@pytest.mark.parametrize("length", [4, 8])
+@pytest.mark.parametrize("length", [pytest.param(4, marks=pytest.mark.slow), 8])
 def test_without_steps_it_is_plain_evaluation(documents, compiled, monkeypatch, block, length):
     """In a graph for one length without fast weights, and for the other with them."""
     lm, kept = language_model(compiled=bool(block) and length == 8, **block), None

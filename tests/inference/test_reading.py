@@ -105,6 +105,7 @@ def test_trained_weights_are_those_without_a_step(models):
 
 
 @pytest.mark.graph  # many calls of one shape
+@pytest.mark.slow
 def test_50_ragged_streams_on_a_body_with_a_state_per_row(models):
     """Rows read 0 to 8 tokens a call, each at its own places; the body's states are carried."""
     lm, rng = models("recurrent"), np.random.default_rng(0)
@@ -119,7 +120,9 @@ def test_50_ragged_streams_on_a_body_with_a_state_per_row(models):
 
 
 @pytest.mark.graph  # many calls of one shape
-@pytest.mark.parametrize("body", ["gemma", pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "body", [pytest.param(body, marks=pytest.mark.slow) for body in ("gemma", "gpt2")]
+)
 def test_streams_on_a_key_value_cache(models, body):
     """Rows advance together, as the cache needs it."""
     lm, rng = models(body), np.random.default_rng(0)

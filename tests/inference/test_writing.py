@@ -80,14 +80,14 @@ def test_greedy_tokens_are_the_likeliest_under_score(models, body):
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("body", ["recurrent", "gemma", slow("gpt2")])
+@pytest.mark.parametrize("body", [slow("recurrent"), "gemma", slow("gpt2")])
 def test_with_the_cache_as_without(models, body):
     lm = models(body)
     np.testing.assert_array_equal(write(lm)["token_ids"], write(lm, use_cache=False)["token_ids"])
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("body", ["recurrent", "gemma"])
+@pytest.mark.parametrize("body", ["recurrent", slow("gemma")])
 def test_a_prompt_alone_is_as_among_others(models, body):
     lm = models(body, keras_hub.samplers.RandomSampler(temperature=2.0))
     together = write(lm, seed=[5, 6, 7])["token_ids"]
@@ -137,7 +137,7 @@ def test_top_k_tokens_are_among_the_k_likeliest(models):
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("body", ["recurrent", "gemma", "plain"])
+@pytest.mark.parametrize("body", ["recurrent", slow("gemma"), "plain"])
 def test_the_state_is_that_of_having_read_it_all(models, body):
     lm = models(body)
     result, state = write(lm, return_state=True)
@@ -167,6 +167,7 @@ def test_a_stop_token_in_the_prompt_does_not_end_it(models):
 
 
 @pytest.mark.parametrize("body", [slow("recurrent"), "gemma", slow("plain")])
+@pytest.mark.slow
 def test_longer_than_the_context_goes_on_in_a_new_one(models, body):
     """The windows are those of `score`; a prompt may be longer than a window, or just fill it."""
     lm = models(body)
@@ -189,6 +190,7 @@ def test_longer_than_the_context_goes_on_in_a_new_one(models, body):
 
 
 @pytest.mark.parametrize("body", ["recurrent", "gemma"])
+@pytest.mark.slow
 def test_going_on_from_a_carried_context_is_writing_at_once(models, body):
     lm = models(body)
     given = random_ids(2, 5)
@@ -237,7 +239,7 @@ def test_without_fast_weights():
 
 
 @pytest.mark.parametrize("body", ["recurrent", slow("plain")])
-@pytest.mark.parametrize("adapt", [True, False])
+@pytest.mark.parametrize("adapt", [True, slow(False)])
 def test_beam_search_with_all_beams_finds_the_best_text(body, adapt):
     """Against brute force over every continuation, each scored with fast weights of its own."""
     size, new, stop = 4, 3, 0
@@ -318,6 +320,7 @@ def text_model():
 
 
 @pytest.mark.graph
+@pytest.mark.slow
 def test_texts(text_model):
     lm = text_model
     tokenizer = lm.preprocessor.tokenizer

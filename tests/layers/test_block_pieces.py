@@ -109,6 +109,7 @@ def test_pieces_make_one_call(case):
 
 @settings(max_examples=10)
 @given(cases())
+@pytest.mark.slow
 def test_gradients_through_pieces(case):
     rng, block, arguments, pieces = made(case)
     cotangent, state_cotangent = random_cotangents(rng, block, arguments)

@@ -89,7 +89,7 @@ def fit(lm, batches):
         pytest.param(6, 1, {"jit_compile": True}, marks=pytest.mark.slow),
         (5, 1, {"jit_compile": False}),
         (5, 1, {"run_eagerly": True}),
-        (5, 3, {"run_eagerly": True}),
+        pytest.param(5, 3, {"run_eagerly": True}, marks=pytest.mark.slow),
         (None, 1, {"run_eagerly": True}),
     ],
 )
@@ -116,6 +116,7 @@ def test_training_follows_the_gradients_of_steps_done_by_hand(segment_length, gr
 
 
 @pytest.mark.graph
+@pytest.mark.slow
 def test_the_carried_state_matters_and_a_start_forgets_it():
     lm = model()
     lm.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
@@ -189,6 +190,7 @@ def test_mixed_precision_keeps_the_state_in_float32():
 
 @pytest.mark.graph
 @pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_exactly(tmp_path, groups):
     path = tmp_path / "checkpoint.weights.h5"
     lm = model(segment_length=T)

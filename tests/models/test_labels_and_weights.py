@@ -67,6 +67,7 @@ def test_other_labels_are_refused_eagerly(lm, wrong):
         evaluated(lm, ids[:, :-1], y)
 
 
+@pytest.mark.slow
 def test_other_labels_never_give_a_plausible_number(compiled):
     ids = random_ids(ROWS, T + 1)
     y = ids[:, 1:].copy()

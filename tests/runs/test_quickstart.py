@@ -21,6 +21,7 @@ def corpus(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_the_quickstart_from_beginning_to_end(corpus, tmp_path):
     console = Console(record=True, width=120, file=io.StringIO())
     path = tmp_path / "quick"

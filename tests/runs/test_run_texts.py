@@ -256,6 +256,7 @@ def test_writing_checks_its_arguments(values):
 
 
 @pytest.mark.parametrize("command", ["score", "generate", "evaluate"])
+@pytest.mark.slow
 def test_fast_weights_that_diverge_are_told_of(run, lm, files, command, monkeypatch):
     from fwl_keras.runs import evaluate
 

@@ -88,6 +88,7 @@ def test_a_finished_run_is_left_alone(finished):
 
 
 @pytest.mark.graph
+@pytest.mark.slow
 def test_evaluate(finished):
     result = evaluate_run(finished.path, split="test")
     assert 1 < result["perplexity_per_token"] < 400

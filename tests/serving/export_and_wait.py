@@ -35,24 +35,37 @@ def write(path):
     return child
 
 
+def beside(path):
+    """Return how many files an export has written that has no name yet."""
+    found = path.parent.glob(f".{path.name}.*")
+    # Unlike `rglob`, this takes it that directories go while it looks.
+    return sum(len(files) for one in found for _, _, files in os.walk(one))
+
+
 def main(folder, count):
     """Kill a number of exports, then write one more."""
-    begin = time.monotonic()
     _, code = os.waitpid(write(folder / "1"), 0)
-    duration = time.monotonic() - begin
+    files = sum(1 for one in (folder / "1").rglob("*") if one.is_file())
     random.seed(0)
-    # Evenly over all of it; every fourth near the end, where the directory gets its name.
-    moments = [duration * (i + random.random()) / count for i in range(count)]
-    moments[::4] = [duration * random.uniform(0.85, 1.05) for _ in moments[::4]]
     killed = 0
-    for number, moment in enumerate(moments, 2):
-        child = write(folder / str(number))
-        time.sleep(moment)
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+    for number in range(2, count + 2):
+        path = folder / str(number)
+        child = write(path)
+        # By what is written, not by the clock: machines are fast and slow. Evenly over the files,
+        # every fourth near the end, where the directory gets its name.
+        wanted, pause = (number - 2) * files // count, 0.01
+        if number % 4 == 0:
+            wanted, pause = files, 0.1
+        ended = 0
+        while not ended and beside(path) < wanted:
+            ended, status = os.waitpid(child, os.WNOHANG)
+        if not ended:
+            time.sleep(random.uniform(0, pause))
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
         killed += os.WIFSIGNALED(status)
     _, last = os.waitpid(write(folder / str(count + 2)), 0)
-    print(json.dumps({"codes": [code, last], "killed": killed, "seconds": duration}))
+    print(json.dumps({"codes": [code, last], "killed": killed}))
 
 
 if __name__ == "__main__":

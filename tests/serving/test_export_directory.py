@@ -62,6 +62,7 @@ def test_the_readme_names_every_file_and_signature(served):
     assert SERVER_IMAGE in text
 
 
+@pytest.mark.slow
 def test_the_rest_client_needs_nothing_but_python(servable, tmp_path):
     (tmp_path / "read.txt").write_text("the quick brown fox")
     with rest_stub(servable) as address:

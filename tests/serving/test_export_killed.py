@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from served_models import Served
 
-COUNT = 20
+COUNT = 12
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ def test_the_guard_guards():
         run_guarded("import fwl_keras.serving.client")
 
 
+@pytest.mark.slow
 def test_the_c_runtime_gives_the_same_answers(exported, served, tmp_path):
     """What TensorFlow Serving is built on, without any Python of TensorFlow's."""
     path, served = exported(), served()

@@ -2,6 +2,7 @@
 
 import keras_hub
 import numpy as np
+import pytest
 from served_models import TEXTS, assert_same_state, each_body, token_inputs
 
 
@@ -116,6 +117,7 @@ def test_texts_are_written_as_by_the_model(served, models, kind):
 
 
 @each_body
+@pytest.mark.slow
 def test_a_text_is_written_on_from_a_state_as_by_the_model(served, models, kind):
     lm, served = models(kind), served(kind)
     read = ["", *TEXTS[5:2:-1], "y = x", "fox"]
