@@ -442,7 +442,8 @@ class FWLBlock(keras.layers.Layer):
             running = of_layers(sums.get("running"))
             arguments = x, slow, gradient, takes_step, weights, running, chunk
             features, running = self._fast_pass(*arguments)
-            return features, self.fast_state.consolidate({**sums, "running": running}, full, decays)
+            sums = self.fast_state.consolidate({**sums, "running": running}, full, decays)
+            return sums, features
 
         def run(function, *arguments):
             if not recomputes:
@@ -453,7 +454,7 @@ class FWLBlock(keras.layers.Layer):
         slow = run(slow_pass, x, sums)
         features = ops.cast(self._skip(x, slow[1]), self.compute_dtype)
         gradient, slow_loss, head = self.inner_gradient(features, labels, weights, head)
-        features, sums = run(fast_pass, x, slow, gradient, sums, decays)
+        sums, features = run(fast_pass, x, slow, gradient, sums, decays)
         position = ops.zeros_like(position) if full is None else ops.where(full, 0, position)
         return features, slow_loss, sums, position, head
 

@@ -9,7 +9,8 @@ def recomputed(function, variables, *arguments):
 
     Args:
         function: maps nested structures of float tensors to one. What else it uses must be
-            tensors that nothing flows back to: on TensorFlow it would be lost.
+            tensors that nothing flows back to: on TensorFlow it would be lost. There the
+            gradient of its first result is also what computing it again waits for.
         variables: list of all Keras variables that it reads, and does not change.
         *arguments: nested structures of float tensors.
     """
