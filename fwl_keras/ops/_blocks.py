@@ -1,5 +1,6 @@
 """A function applied to blocks of tokens in turn, so that its temporaries stay small."""
 
+import keras
 from keras import ops
 
 from fwl_keras.ops._shapes import ceil_div, maximum
@@ -43,10 +44,19 @@ def map_blocks(function, arrays, outputs, sums, block_length):
         )
         return i + 1, buffers, tuple(s + m for s, m in zip(sums, more, strict=True))
 
-    _, buffers, sums = ops.while_loop(
-        lambda i, *_: i < count, body, (0, buffers, tuple(sums)), maximum_iterations=count
-    )
+    _, buffers, sums = _one_by_one(body, (0, buffers, tuple(sums)), count)
     return tuple(b[:n] for b in buffers), sums
+
+
+def _one_by_one(body, state, count):
+    """Apply `body` to the state, whose first part counts, as often as that."""
+    options = {"maximum_iterations": count}
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Ten at once by default, as far as they need nothing of each other: ten blocks' memory.
+        return tf.while_loop(lambda i, *_: i < count, body, state, parallel_iterations=1, **options)
+    return ops.while_loop(lambda i, *_: i < count, body, state, **options)
 
 
 def _at(start, x):

@@ -196,7 +196,8 @@ def cross_entropy_gradient_of_head(
         def grad(*upstream):
             # TensorFlow passes one argument per output, JAX one tuple of them.
             d_gradient, d_nll, *sums = upstream[0] if len(upstream) == 1 else upstream
-            sums = tuple(ops.cast(s, "float32") for s in sums) or _zeros(tensors)
+            # TensorFlow would make one sum of all calls', and keep every term for it.
+            sums = together(*(ops.cast(s, "float32") for s in sums)) if sums else _zeros(tensors)
             d_gradient = ops.where(active, d_gradient, 0.0)
             d_weights = ops.sum(ops.where(active, d_gradient * unweighted, 0.0), axis=-1)
             scaled = weights[:, None] * d_gradient
