@@ -1,5 +1,7 @@
 """Temporaries that are computed again where they are needed, rather than kept."""
 
+from typing import Any
+
 import keras
 from keras import ops, tree
 
@@ -15,7 +17,7 @@ def recomputed(function, variables, *arguments):
         variables: list of all Keras variables that it reads, and does not change.
         *arguments: nested structures of float tensors.
     """
-    structure = None
+    structure: Any = None
 
     def flat_function(*tensors):
         nonlocal structure
@@ -47,7 +49,9 @@ def _checkpoint(function):
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
                 results = function(*inputs)
-            return tape.gradient(results, inputs, upstream, unconnected_gradients="zero")
+            return tape.gradient(
+                list(results), list(inputs), list(upstream), tf.UnconnectedGradients.ZERO
+            )
 
         return function(*tensors), grad
 
