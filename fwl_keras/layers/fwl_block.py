@@ -36,6 +36,8 @@ from fwl_keras.ops.segments import (
 from fwl_keras.saving import check_config
 
 DEFAULT_CHUNK_LENGTH = 128
+# Numbers in a row's own weights from which on they are not kept for the backward pass.
+WORTH_RECOMPUTING = 2**16
 
 
 @keras.saving.register_keras_serializable(package="fwl_keras")
@@ -460,8 +462,10 @@ class FWLBlock(keras.layers.Layer):
 
     def _recomputes(self, x):
         """Return whether a row's own weights are more than its tokens leave in a segment."""
-        length = self.segment_length
-        return length is not None and x.shape[1] != 1 and x.shape[-1] + self.size > 4 * length
+        length, width = self.segment_length, x.shape[-1] + self.size
+        if length is None or x.shape[1] == 1 or 4 * self.size * width < WORTH_RECOMPUTING:
+            return False
+        return width > 4 * length
 
     def _slow_pass(self, x, adapted):
         """Return the expansion, the normalisation and what its gradient needs, (1) to (4)."""

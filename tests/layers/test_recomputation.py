@@ -24,6 +24,7 @@ def counted(monkeypatch):
         return recomputed(function, *arguments)
 
     monkeypatch.setattr(fwl_block, "recomputed", count)
+    monkeypatch.setattr(fwl_block, "WORTH_RECOMPUTING", 100)
     return calls
 
 
@@ -48,8 +49,14 @@ def test_gradients_are_the_oracles(counted, with_state, mode):
     assert_all_close(found, expected, tolerance=1e-3)
 
 
-@pytest.mark.parametrize(("segment_length", "expected"), [(2, True), (3, False), (None, False)])
-def test_only_wide_blocks_with_short_segments_recompute(counted, segment_length, expected):
+@pytest.mark.parametrize(
+    ("segment_length", "worth", "expected"),
+    [(2, 100, True), (3, 100, False), (None, 100, False), (2, 1000, False)],
+)
+def test_only_wide_blocks_with_short_segments_recompute(
+    counted, monkeypatch, segment_length, worth, expected
+):
+    monkeypatch.setattr(fwl_block, "WORTH_RECOMPUTING", worth)
     rng = np.random.default_rng(6)
     block = random_block(rng, segment_length=segment_length)
     arguments = random_batch(rng, block, 2, 5)
