@@ -3,9 +3,9 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
-import keras_hub
 import numpy as np
 
 from fwl_keras.data import (
@@ -19,6 +19,9 @@ from fwl_keras.runs.config import RunConfig
 from fwl_keras.runs.directory import RunDirectory
 from fwl_keras.runs.load import load_run_model
 from fwl_keras.runs.quickstart import BASELINE, FAST
+
+if TYPE_CHECKING:
+    import keras_hub
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -112,13 +115,15 @@ def load_text(
     return tokenizer.vocab_size, train, windows
 
 
-def small_gemma(settings: dict, vocab_size: int) -> keras_hub.models.GemmaBackbone:
+def small_gemma(settings: dict, vocab_size: int) -> "keras_hub.models.GemmaBackbone":
     """Make a body of four heads.
 
     Args:
         settings: `layers` and `width`.
         vocab_size: number of ids.
     """
+    import keras_hub
+
     return keras_hub.models.GemmaBackbone(
         vocabulary_size=vocab_size,
         num_layers=settings["layers"],

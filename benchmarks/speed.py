@@ -7,6 +7,7 @@ of its own for each.
 
     python -m benchmarks.speed                      # the block on words, about 15 minutes, 2 cores
     python -m benchmarks.speed --shape smollm2      # SmolLM2-135M's features and vocabulary
+    python -m benchmarks.speed --shape wikitext103 --ways segments --repeats 1   # for its memory
 """
 
 import argparse
@@ -60,6 +61,7 @@ class Shape:
 SHAPES = {
     "words": Shape(),
     "smollm2": Shape(batch=1, width=576, vocab_size=49_152),
+    "wikitext103": Shape(batch=1, vocab_size=267_735),
     "tiny": Shape(batch=2, length=32, width=16, vocab_size=300, segment_length=8),
 }
 # Products with the vocabulary that reading and training cannot do without: benchmarks/README.md.
@@ -96,8 +98,9 @@ def main() -> None:
                 "peak_bytes": peak_of_child(way, work, args),
             }
             console.print(f"{way}, {work}: {rows[f'{way}, {work}']}")
+    ways = "" if args.ways == list(WAYS) else " --ways " + " ".join(map(repr, args.ways))
     results = {
-        "command": f"{args.command} --shape {args.shape} --dtype {args.dtype}",
+        "command": f"{args.command} --shape {args.shape} --dtype {args.dtype}{ways}",
         "unit": "medians; ratios to the first of the same round",
         "environment": environment(),
         "shape": vars(shape),
