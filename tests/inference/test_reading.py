@@ -120,9 +120,8 @@ def test_50_ragged_streams_on_a_body_with_a_state_per_row(models):
 
 
 @pytest.mark.graph  # many calls of one shape
-@pytest.mark.parametrize(
-    "body", [pytest.param(body, marks=pytest.mark.slow) for body in ("gemma", "gpt2")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("body", ["gemma", "gpt2"])
 def test_streams_on_a_key_value_cache(models, body):
     """Rows advance together, as the cache needs it."""
     lm, rng = models(body), np.random.default_rng(0)

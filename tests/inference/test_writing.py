@@ -166,7 +166,7 @@ def test_a_stop_token_in_the_prompt_does_not_end_it(models):
     assert write(lm, given, stop_token_ids=stop)["padding_mask"][1].sum() > len(given[1])
 
 
-@pytest.mark.parametrize("body", [slow("recurrent"), "gemma", slow("plain")])
+@pytest.mark.parametrize("body", ["recurrent", "gemma", "plain"])
 @pytest.mark.slow
 def test_longer_than_the_context_goes_on_in_a_new_one(models, body):
     """The windows are those of `score`; a prompt may be longer than a window, or just fill it."""
