@@ -6,13 +6,9 @@ step of a model of about 100 million parameters; and, with the time that is left
 trained with and without fast weights on the Python sources that the machine has, its perplexity
 read in windows and with the state carried through every file.
 
-    python -m benchmarks.gpu              # 8 minutes; benchmarks/gpu.sh where little is installed
-    python -m benchmarks.gpu --tiny       # small sizes, to see that it runs
+    KERAS_BACKEND=jax python -m benchmarks.gpu           # 8 minutes; or benchmarks/gpu.sh
+    KERAS_BACKEND=jax python -m benchmarks.gpu --tiny    # small sizes, to see that it runs
 """
-
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import sysconfig
 import time

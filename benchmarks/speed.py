@@ -19,8 +19,8 @@ import time
 from dataclasses import dataclass, replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+import keras
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if keras.backend.backend() != "tensorflow":
+        raise SystemExit("This measures TensorFlow; set KERAS_BACKEND=tensorflow.")
     shape = replace(SHAPES[args.shape], dtype=args.dtype)
     if args.peak_of:
         print(json.dumps(peak(*args.peak_of, shape)))

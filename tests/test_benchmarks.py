@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -22,7 +23,10 @@ RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
 
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_help(name, monkeypatch, capsys):
+    before = dict(os.environ)
     module = importlib.import_module(f"benchmarks.{name}")
+    # Other tests' child processes would inherit a change.
+    assert dict(os.environ) == before
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as leave:
         module.main()
