@@ -10,7 +10,8 @@ Row vectors; D width of the features, S size of the block, V vocabulary. Paramet
 
     {"weights": {tensor name: array}, "step_sizes": {tensor name: eta}, "decays": {tensor name: d},
      "unembedding_kernel": [S, V], "unembedding_bias": [V] (may be left out),
-     "skip": 1.0 where x is added to the features, "soft_cap": the logits' limit (may be left out)}
+     "skip": 1.0 where x is added to the features, "soft_cap": the logits' limit (may be left out),
+     "codebook": {"vectors": [K, S], "bias": [K], "target_kernel": [S, S]} of a coarse inner loss}
 
 and states as the flat dictionary of the public interface.
 """
@@ -24,6 +25,7 @@ import numpy as np
 TENSORS = ("expand_kernel", "expand_bias", "project_kernel", "project_bias", "gamma", "beta")
 
 
+KINDS = ("anchor", "running", "missing")  # the last one where a coarse loss is corrected
 NEVER = -1  # the length of a segment that does not end
 
 
@@ -38,12 +40,12 @@ class Reading(NamedTuple):
     state: dict
 
 
-def fresh_state(params, batch):
+def fresh_state(params, batch, exact_every=None):
     """The state of rows that have read nothing."""
     state = {"position": np.zeros(batch, np.int32)}
     for name, weight in params["weights"].items():
-        state[f"anchor_{name}"] = np.zeros((batch, *weight.shape))
-        state[f"running_{name}"] = np.zeros((batch, *weight.shape))
+        for kind in KINDS[: 2 if exact_every is None else 3]:
+            state[f"{kind}_{name}"] = np.zeros((batch, *weight.shape))
     return state
 
 
@@ -61,7 +63,11 @@ def features_of(weights, x, epsilon, skip=None):
 
 def logits_of(weights, params, x, epsilon):
     """The logits [V] of one token under the weights given."""
-    features = features_of(weights, x, epsilon, params.get("skip"))
+    return unembed(params, features_of(weights, x, epsilon, params.get("skip")))
+
+
+def unembed(params, features):
+    """The logits [V] of features [S]."""
     logits = features @ params["unembedding_kernel"] + params["unembedding_bias"]
     cap = params.get("soft_cap")
     return logits if cap is None else cap * jnp.tanh(logits / cap)
@@ -70,6 +76,38 @@ def logits_of(weights, params, x, epsilon):
 def negative_log_likelihood(logits, label):
     """-log softmax(logits)[label], a scalar."""
     return jax.nn.logsumexp(logits) - logits[label]
+
+
+def coarse_loss(params, features, label):
+    """The label is the last of K + 1 classes."""
+    book = params["codebook"]
+    target = params["unembedding_kernel"][:, label] @ book["target_kernel"]
+    at_label = features @ target + params["unembedding_bias"][label]
+    logits = jnp.append(book["vectors"] @ features + book["bias"], at_label)
+    return negative_log_likelihood(logits, -1)
+
+
+def short_loss(params, segment, fast, x, label, epsilon):
+    """What a coarse loss is short of the full one, at the slow weights.
+
+    Its gradient is the full one's at the features of the fast weights, less that of the coarse one
+    at those of the slow ones, taken back through the slow weights; of the full one only the part
+    that the label's column gives is no number.
+    """
+
+    def features(weights):
+        return features_of(weights, x, epsilon, params.get("skip"))
+
+    def full(features):
+        return negative_log_likelihood(unembed(params, features), label)
+
+    def coarse(features):
+        return coarse_loss(params, features, label)
+
+    column = params["unembedding_kernel"][:, label]
+    exact = jax.lax.stop_gradient(jax.grad(full)(features(fast)) + column) - column
+    along = exact - jax.grad(coarse)(features(segment))
+    return lambda weights: along @ features(weights)
 
 
 def _combine(function, *dictionaries):
@@ -90,18 +128,27 @@ def visit(params, anchor, running, x, label, epsilon):
         "features": features_of(fast, x, epsilon, params.get("skip")),
         "loss": loss_of(fast),
         "slow_logits": logits_of(segment, params, x, epsilon),
-        "slow_loss": loss_of(segment),
     }
-    return read, jax.grad(loss_of)(segment)
+
+    if "codebook" not in params:
+        read["slow_loss"] = loss_of(segment)
+        return read, jax.grad(loss_of)(segment), _combine(jnp.zeros_like, segment)
+
+    def coarse(weights):
+        return coarse_loss(params, features_of(weights, x, epsilon, params.get("skip")), label)
+
+    read["slow_loss"] = coarse(segment)
+    short = jax.grad(short_loss(params, segment, fast, x, label, epsilon))(segment)
+    return read, jax.grad(coarse)(segment), short
 
 
-def _read_row(params, x, state, tokens, segment_length, epsilon):
+def _read_row(params, x, state, tokens, segment_length, epsilon, exact_every):
     """One row: x [T, D], a state without batch axis, and what `_tokens` says of its tokens."""
 
     def step(sums, token):
-        anchor, running, position = sums
+        anchor, running, missing, position = sums
         x = jnp.where(token["exists"], token["x"], 0.0)
-        read, gradient = visit(params, anchor, running, x, token["label"], epsilon)
+        read, gradient, short = visit(params, anchor, running, x, token["label"], epsilon)
         for name in ("loss", "slow_loss"):
             read[name] = jnp.where(token["labelled"], read[name], 0.0)
         read = {name: jnp.where(token["exists"], value, 0.0) for name, value in read.items()}
@@ -109,19 +156,26 @@ def _read_row(params, x, state, tokens, segment_length, epsilon):
         running = _combine(
             lambda r, g: jnp.where(token["learns"], r + token["weight"] * g, r), running, gradient
         )
+        if missing:
+            corrected = token["learns"] & (position % exact_every == exact_every - 1)
+            times = jnp.where(corrected, exact_every * token["weight"], 0.0)
+            missing = _combine(lambda m, g: jnp.where(corrected, m + times * g, m), missing, short)
         position = position + token["counts"]
         ends = position == segment_length
-        decayed = _combine(lambda d, a, r: d * (a + r), params["decays"], anchor, running)
+        whole = _combine(jnp.add, running, missing) if missing else running
+        decayed = _combine(lambda d, a, r: d * (a + r), params["decays"], anchor, whole)
         anchor = _combine(lambda a, d: jnp.where(ends, d, a), anchor, decayed)
         running = _combine(lambda r: jnp.where(ends, 0.0, r), running)
-        return (anchor, running, jnp.where(ends, 0, position)), read
+        missing = missing and _combine(lambda m: jnp.where(ends, 0.0, m), missing)
+        return (anchor, running, missing, jnp.where(ends, 0, position)), read
 
-    anchor, running = ({n: state[f"{kind}_{n}"] for n in TENSORS} for kind in ("anchor", "running"))
-    sums = anchor, running, state["position"]
-    (anchor, running, position), told = jax.lax.scan(step, sums, {"x": x, **tokens})
+    kinds = [kind for kind in KINDS if f"{kind}_gamma" in state]
+    sums = [{n: state[f"{kind}_{n}"] for n in TENSORS} for kind in kinds]
+    sums = *sums, *[{}] * (3 - len(kinds)), state["position"]
+    (*sums, position), told = jax.lax.scan(step, sums, {"x": x, **tokens})
     state = {"position": position}
-    for name in TENSORS:
-        state[f"anchor_{name}"], state[f"running_{name}"] = anchor[name], running[name]
+    for kind, values in zip(kinds, sums, strict=False):
+        state |= {f"{kind}_{name}": value for name, value in values.items()}
     return told, state
 
 
@@ -177,7 +231,9 @@ def _padded(array, length):
     return np.pad(array, [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)])
 
 
-def _rows(params, x, labels, weights, x_mask, state, segment_length, epsilon, loss_reduction):
+def _rows(
+    params, x, labels, weights, x_mask, state, segment_length, epsilon, loss_reduction, exact_every
+):
     """Arguments of `_read_row`, row by row."""
     params = _spread(_float64(params))
     length = max(16, 1 << (x.shape[1] - 1).bit_length())
@@ -198,6 +254,7 @@ def _rows(params, x, labels, weights, x_mask, state, segment_length, epsilon, lo
             row,
             segment_length,
             epsilon,
+            exact_every or 1,
         )
 
 
@@ -220,14 +277,17 @@ def oracle(
     segment_length=128,
     epsilon=1e-6,
     loss_reduction="sum",
+    exact_every=None,
 ):
     """Reads x [B, T, D] and returns a `Reading` of NumPy arrays.
 
     Labels are ids [B, T]; an id outside the vocabulary causes no update. labels=None reads without
     learning and returns the state it was given.
     """
-    state = fresh_state(params, len(x)) if state is None else state
-    settings = segment_length, epsilon, loss_reduction
+    if "codebook" not in params or segment_length is None:
+        exact_every = None
+    state = fresh_state(params, len(x), exact_every) if state is None else state
+    settings = segment_length, epsilon, loss_reduction, exact_every
     with jax.enable_x64(True):
         rows = [
             _reading(*row) for row in _rows(params, x, labels, weights, x_mask, state, *settings)
@@ -249,6 +309,7 @@ def oracle_gradients(
     segment_length=128,
     epsilon=1e-6,
     loss_reduction="sum",
+    exact_every=None,
 ):
     """The gradient of sum(logits * cotangent) + sum(final state * state_cotangent).
 
@@ -256,10 +317,12 @@ def oracle_gradients(
     however a layer stores them), x and the incoming state; keys "params", "x" and "state" as in
     the arguments.
     """
-    state = fresh_state(params, len(x)) if state is None else state
-    settings = segment_length, epsilon, loss_reduction
+    if "codebook" not in params or segment_length is None:
+        exact_every = None
+    state = fresh_state(params, len(x), exact_every) if state is None else state
+    settings = segment_length, epsilon, loss_reduction, exact_every
     if state_cotangent is None:  # zeros, for which nothing is compiled again
-        state_cotangent = fresh_state(params, len(x))
+        state_cotangent = fresh_state(params, len(x), exact_every)
         del state_cotangent["position"]
     rows = []
     with jax.enable_x64(True):

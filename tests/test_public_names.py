@@ -37,6 +37,7 @@ PUBLIC = {
         "token_losses",
     ],
     "fwl_keras.layers": [
+        "Codebook",
         "FWLBlock",
         "FastDense",
         "FastLayerNormalization",
@@ -52,6 +53,7 @@ PUBLIC = {
         "from_preset",
     ],
     "fwl_keras.ops": [
+        "coarse_cross_entropy_gradient",
         "cross_entropy",
         "cross_entropy_gradient",
         "linear_attention",

@@ -33,12 +33,14 @@ class FastState:
 
     Attributes:
         kinds: names of the kinds.
+        open_kinds: those that are zero where a segment begins.
 
     Reference:
         docs/mathematics.md, (16) to (19).
     """
 
     kinds = ("anchor", "running")
+    open_kinds = ("running",)
 
     def end_segment(self, sums: dict[str, Tensor], decay: Tensor) -> dict[str, Tensor]:
         """Return what a fast weight's tensors become where a segment ends, (18).
@@ -113,6 +115,21 @@ class FastState:
             kind: select_rows(full, {t: ended[t][kind] for t in FAST_WEIGHTS}, sums[kind])
             for kind in self.kinds
         }
+
+
+class CorrectedState(FastState):
+    """A rule whose segments end with something added that its own tokens have not read, (29).
+
+    The kind `missing` is the sum of it.
+    """
+
+    kinds = ("anchor", "running", "missing")
+    open_kinds = ("running", "missing")
+
+    def end_segment(self, sums: dict[str, Tensor], decay: Tensor) -> dict[str, Tensor]:
+        zeros = ops.zeros_like(sums["running"])
+        read = sums["anchor"] + sums["running"] + sums["missing"]
+        return {"anchor": decay * read, "running": zeros, "missing": zeros}
 
 
 def of_layers(sums: dict[str, Tensor] | None) -> dict[str, Any]:

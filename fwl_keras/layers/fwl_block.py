@@ -15,14 +15,22 @@ from fwl_keras.layers._checks import (
     clean_targets,
     integer_labels,
 )
+from fwl_keras.layers.codebook import Codebook, default_codebook_size
 from fwl_keras.layers.fast_dense import FastDense
 from fwl_keras.layers.fast_layer import require_decays, require_step_sizes
 from fwl_keras.layers.fast_layer_normalization import FastLayerNormalization
-from fwl_keras.layers.fast_state import FAST_WEIGHTS, FastState, of_block, of_layers
+from fwl_keras.layers.fast_state import (
+    FAST_WEIGHTS,
+    CorrectedState,
+    FastState,
+    of_block,
+    of_layers,
+)
 from fwl_keras.layers.squared_relu import SquaredReLU
 from fwl_keras.layers.unembedding import Unembedding
 from fwl_keras.ops._recompute import recomputed
 from fwl_keras.ops._shapes import ceil_div, minimum
+from fwl_keras.ops.every import places_of_every
 from fwl_keras.ops.reset_rows import select_rows
 from fwl_keras.ops.segments import (
     can_unroll,
@@ -75,6 +83,13 @@ class FWLBlock(keras.layers.Layer):
         initial_decay: decay at the start, in (0, 1).
         train_step_sizes: whether step sizes and decays are learned.
         kernel_initializer: initializer of the kernels.
+        inner_loss: what the steps follow: `"full"`, the loss of what is predicted, or `"coarse"`,
+            a learned one that needs a fraction of the products with the vocabulary: see
+            `layers.Codebook`.
+        codebook_size: classes of the coarse loss. None: about four times the square root of V,
+            1,024 at most.
+        exact_every: the coarse loss' every so manieth token is corrected by the full one; None:
+            none is, and the state must not be carried far.
         **kwargs: keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -137,6 +152,9 @@ class FWLBlock(keras.layers.Layer):
         initial_decay: float = 0.95,
         train_step_sizes: bool = True,
         kernel_initializer="glorot_uniform",
+        inner_loss: str = "full",
+        codebook_size: int | None = None,
+        exact_every: int | None = 4,
         **kwargs,
     ):
         require_backend()
@@ -165,6 +183,8 @@ class FWLBlock(keras.layers.Layer):
                 '`loss_reduction` must be "sum" or "mean_with_sample_weight"; received '
                 f"{loss_reduction!r}."
             )
+        if inner_loss not in ("full", "coarse"):
+            raise ValueError(f'`inner_loss` must be "full" or "coarse"; received {inner_loss!r}.')
         self.size = size
         self.vocab_size = vocab_size
         self.attn_chunks = attn_chunks
@@ -181,6 +201,9 @@ class FWLBlock(keras.layers.Layer):
         self.initial_decay = initial_decay
         self.train_step_sizes = train_step_sizes
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.inner_loss = inner_loss
+        self.codebook_size = codebook_size
+        self.exact_every = exact_every
         self.supports_masking = True
 
         fast = {
@@ -198,6 +221,13 @@ class FWLBlock(keras.layers.Layer):
         self.project = FastDense(size, name="project", **dense)
         gamma = "zeros" if residual else "ones"
         self.normalization = FastLayerNormalization(epsilon, gamma, name="normalization", **fast)
+        self.codebook = None
+        if inner_loss == "coarse":
+            classes = default_codebook_size(vocab_size) if codebook_size is None else codebook_size
+            self.codebook = Codebook(classes, name="codebook", dtype=self.dtype_policy)
+            self.codebook.trainable = use_fast_weights
+            if self._corrects():
+                self.fast_state = CorrectedState()
         # None until `set_unembedding` only.
         self.unembedding: Unembedding = None  # pyright: ignore[reportAttributeAccessIssue]
         self.tied_to = None
@@ -247,6 +277,8 @@ class FWLBlock(keras.layers.Layer):
         self.project.build((*x_shape[:-1], 4 * self.size))
         self.normalization.build((*x_shape[:-1], self.size))
         self.unembedding.build((*x_shape[:-1], self.size))
+        if self.codebook is not None:
+            self.codebook.build((*x_shape[:-1], self.size), self.vocab_size)
 
     def call(
         self,
@@ -271,19 +303,22 @@ class FWLBlock(keras.layers.Layer):
             if self.loss_reduction == "mean_with_sample_weight":
                 weights = weights / ops.maximum(ops.sum(weights), 1e-8)
 
-        new_state, head = state, None
+        new_state, head, loss = state, None, None
+        in_segments = output == "loss" and self._corrects()
         if not self.use_fast_weights or labels is None:
             features = self._read(x, state if self.use_fast_weights else None)
             slow_loss = None
         elif state is None and self._can_unroll(x.shape[1]):
-            arguments = x, labels, weights, exists
-            features, slow_loss, new_state, head = self._adapt_aligned(*arguments)
+            tokens, new_state, head = self._adapt_aligned(x, labels, weights, exists, in_segments)
+            features, slow_loss, *loss = tokens
         else:
-            features, slow_loss, new_state = self._adapt(x, labels, weights, exists, state)
+            arguments = x, labels, weights, exists, state, in_segments
+            (features, slow_loss, *loss), new_state = self._adapt(*arguments)
         if return_state and new_state is None:
             new_state = self.fast_state.zeros(self._shapes(), ops.shape(x)[0])
 
-        result = self._output(output, features, labels, has_loss, exists, slow_loss, head)
+        loss = loss[0] if loss else None
+        result = self._output(output, features, labels, has_loss, exists, slow_loss, loss, head)
         return (result, new_state) if return_state else result
 
     def _check_call(self, x, labels, weights, state, x_mask, return_state, output):
@@ -313,11 +348,12 @@ class FWLBlock(keras.layers.Layer):
             spec = self.fast_state.spec(self._shapes(), x.shape[0])
             check_state(state, spec, self.segment_length)
 
-    def _output(self, output, features, labels, has_loss, exists, slow_loss, head):
+    def _output(self, output, features, labels, has_loss, exists, slow_loss, loss, head):
         """Return what the caller asked for, zero where it does not exist."""
         if output == "loss":
-            features = ops.cast(features, self.compute_dtype)
-            loss = self.unembedding.cross_entropy(features, labels, head)
+            if loss is None:
+                features = ops.cast(features, self.compute_dtype)
+                loss = self.unembedding.cross_entropy(features, labels, head)
             losses = {"loss": loss, "slow_loss": loss if slow_loss is None else slow_loss}
             return {
                 name: ops.where(has_loss, value, ops.zeros_like(value))
@@ -346,41 +382,41 @@ class FWLBlock(keras.layers.Layer):
     def _can_unroll(self, total):
         return total is not None and can_unroll(ceil_div(total, self.segment_length or total))
 
-    def _adapt_aligned(self, x, labels, weights, exists):
+    def _adapt_aligned(self, x, labels, weights, exists, wants_loss):
         """Read rows that are all at the start of a segment: without holes segments are slices."""
         batch, total = ops.shape(x)[0], x.shape[1]
         length = self.segment_length or total
         chunk, decays = self._chunk_length(total), self._decays()
-        order = back = existing = None
+        tokens, order, back, existing = (x, labels, weights), None, None, None
         if exists is not None:
             order, back, existing = close_holes(exists)
-            x, labels, weights = (gather_rows(a, order) for a in (x, labels, weights))
+            tokens = tuple(gather_rows(a, order) for a in tokens)
+        tokens += self._looked_up(tokens[1])
         sums, state, results, head = {}, {}, [], self.unembedding.head(x)
         for start in range(0, total, length):
-            part = slice(start, start + length)
-            piece = x[:, part], labels[:, part], weights[:, part]
+            piece = [a[:, start : start + length] for a in tokens]
             width = min(length, total - start)
             if existing is None:
                 position = ops.full((batch,), width, "int32")
             else:
                 position = ops.clip(existing - start, 0, width)
-            # All that was read before is in the anchor: no running sums to carry in, or to read.
-            sums.pop("running", None)
-            features, slow_loss, sums, position, head = self._segment(
-                *piece, sums, position, chunk, decays, head
+            # Of an open segment there is nothing to carry in, or to read.
+            sums = {kind: s for kind, s in sums.items() if kind not in self.fast_state.open_kinds}
+            result, sums, position, head = self._segment(
+                piece, sums, position, chunk, decays, wants_loss, head=head
             )
-            results.append((features, slow_loss))
+            results.append(result)
             new_state = self.fast_state.join(sums, position)
             if state and existing is not None:
                 # A row that ended before keeps the sums of the segment that it ended in.
                 new_state = select_rows(existing > start, new_state, state)
             state = new_state
-        features, slow_loss = (ops.concatenate(r, axis=1) for r in zip(*results, strict=True))
+        results = [ops.concatenate(r, axis=1) for r in zip(*results, strict=True)]
         if exists is not None:
-            features, slow_loss = gather_rows(features, back), gather_rows(slow_loss, back)
-        return features, slow_loss, state, head
+            results = [gather_rows(r, back) for r in results]
+        return results, state, head
 
-    def _adapt(self, x, labels, weights, exists, state):
+    def _adapt(self, x, labels, weights, exists, state, wants_loss):
         """Read rows at places of their own, or of unknown length: segments are gathered."""
         batch, total = ops.shape(x)[0], ops.shape(x)[1]
         position = None if state is None else ops.cast(state["position"], "int32")
@@ -388,52 +424,61 @@ class FWLBlock(keras.layers.Layer):
         exists = ops.ones_like(labels, "bool") if exists is None else exists
         pieces = cut_pieces(exists, position, self.segment_length)
         chunk, decays = self._chunk_length(total), self._decays()
+        tokens = x, labels, weights, *self._looked_up(labels)
 
         def body(k, carry):
-            sums, position, features, slow_loss = carry
+            sums, position, *buffers = carry
             places, valid = take_piece(pieces, k)
-            piece_x, piece_labels, piece_weights = (
-                gather_rows(a, places) for a in (x, labels, weights)
+            piece = [gather_rows(a, places) for a in tokens]
+            piece[2] = ops.where(valid, piece[2], ops.zeros_like(piece[2]))
+            first, position = position, position + ops.sum(ops.cast(valid, "int32"), axis=1)
+            result, sums, position, _ = self._segment(
+                piece, sums, position, chunk, decays, wants_loss, first
             )
-            piece_weights = ops.where(valid, piece_weights, ops.zeros_like(piece_weights))
-            position = position + ops.sum(ops.cast(valid, "int32"), axis=1)
-            new_features, new_loss, sums, position, _ = self._segment(
-                piece_x, piece_labels, piece_weights, sums, position, chunk, decays
-            )
-            features = scatter_rows(features, places, valid, new_features, total)
-            slow_loss = scatter_rows(slow_loss, places, valid, new_loss, total)
-            return sums, position, features, slow_loss
+            buffers = [
+                scatter_rows(buffer, places, valid, r, total)
+                for buffer, r in zip(buffers, result, strict=True)
+            ]
+            return sums, position, *buffers
 
-        buffers = (
-            ops.zeros((batch * total + 1, self.size), "float32"),
-            ops.zeros((batch * total + 1,), "float32"),
-        )
+        shapes = [(self.size,), (), *[()] * wants_loss]
+        buffers = [ops.zeros((batch * total + 1, *shape), "float32") for shape in shapes]
         carry = self.fast_state.split(state), pieces.position, *buffers
-        sums, position, features, slow_loss = repeat(body, carry, pieces.count, pieces.needed)
-        features = ops.reshape(features[:-1], (batch, total, self.size))
-        slow_loss = ops.reshape(slow_loss[:-1], (batch, total))
-        return features, slow_loss, self.fast_state.join(sums, position)
+        sums, position, *buffers = repeat(body, carry, pieces.count, pieces.needed)
+        results = [
+            ops.reshape(buffer[:-1], (batch, total, *shape))
+            for buffer, shape in zip(buffers, shapes, strict=True)
+        ]
+        return results, self.fast_state.join(sums, position)
 
-    def _segment(self, x, labels, weights, sums, position, chunk, decays, head=None):
+    def _looked_up(self, labels):
+        """Return what a coarse loss knows of labels, once for all segments; or nothing."""
+        return () if self.codebook is None else self.unembedding.columns(labels)
+
+    def _segment(
+        self, tokens, sums, position, chunk, decays, wants_loss=False, first=None, head=None
+    ):
         """Do the slow pass, its gradients, and the fast pass inside one segment, (1) to (18).
 
         Args:
-            x: tensor [B, P, D].
-            labels: int32 tensor [B, P].
-            weights: float32 tensor [B, P]; 0 where a token takes no step.
+            tokens: `x` [B, P, D], `labels` int32 [B, P], `weights` float32 [B, P], 0 where a token
+                takes no step, and what is looked up for a coarse loss.
             sums: dict by kind of dicts of [B, ...]; where a kind is missing, zeros.
             position: int32 tensor [B], tokens in the segment, these included.
             chunk: tokens a chunk.
             decays: dict of decays by fast weight.
+            wants_loss: whether to return the loss of the fast features too.
+            first: int32 tensor [B], tokens in the segment without these; None for 0.
             head: kernel and bias that the segment before returned, or None.
 
         Returns:
-            Features [B, P, S], slow loss [B, P], the sums with these tokens, consolidated where
-            the segment ends, the position, 0 there, and the head.
+            Features [B, P, S], the slow loss [B, P], and the loss if it is wanted; the sums with
+            these tokens, consolidated where the segment ends; the position, 0 there; and the head.
         """
+        x, labels, weights, *looked_up = tokens
         full = None if self.segment_length is None else ops.equal(position, self.segment_length)
         takes_step = ops.not_equal(weights, 0)[..., None]
-        recomputes = self._recomputes(x)
+        corrects, recomputes = self._corrects(), self._recomputes(x)
         adapted = None if recomputes else self._adapted(x, sums.get("anchor"))
 
         def slow_pass(x, sums):
@@ -444,8 +489,11 @@ class FWLBlock(keras.layers.Layer):
             running = of_layers(sums.get("running"))
             arguments = x, slow, gradient, takes_step, weights, running, chunk
             features, running = self._fast_pass(*arguments)
-            sums = self.fast_state.consolidate({**sums, "running": running}, full, decays)
-            return sums, features
+            sums = {**sums, "running": running}
+            return sums if corrects else end(sums, decays), features
+
+        def end(sums, decays):
+            return self.fast_state.consolidate(sums, full, decays)
 
         def run(function, *arguments):
             if not recomputes:
@@ -455,10 +503,42 @@ class FWLBlock(keras.layers.Layer):
 
         slow = run(slow_pass, x, sums)
         features = ops.cast(self._skip(x, slow[1]), self.compute_dtype)
-        gradient, slow_loss, head = self.inner_gradient(features, labels, weights, head)
+        if self.codebook is None:
+            gradient, slow_loss, head = self.inner_gradient(features, labels, weights, head)
+        else:
+            gradient, slow_loss = self.codebook.gradient(features, *looked_up, weights)
+        before = sums
         sums, features = run(fast_pass, x, slow, gradient, sums, decays)
+        results = features, slow_loss
+        if corrects:
+            places, there = self._corrected(x, first, weights)
+
+            def missing(exact):
+                told = [gather_rows(t, places) for t in (gradient, weights, looked_up[0])]
+                return run(correct, x, slow, self._short(exact, *told, there), before)
+
+            def correct(x, slow, short, sums):
+                w = adapted or self._adapted(x, sums.get("anchor"))
+                told = keras.tree.map_structure(lambda t: gather_rows(t, places), (x, slow))
+                new, old = self._sums(*told, short, there, w), sums.get("missing")
+                return new if old is None else {t: old[t] + a for t, a in new.items()}
+
+            read = ops.cast(features, self.compute_dtype), labels
+            if x.shape[1] == 1 and self.exact_every > 1 and "missing" in before:
+                # Most single tokens are not corrected.
+                found = ops.cond(
+                    ops.any(there),
+                    lambda: missing(self.unembedding.fixed_gradient(*read)[0]),
+                    lambda: before["missing"],
+                )
+                loss = self.unembedding.cross_entropy(*read, head) if wants_loss else None
+            else:
+                exact, loss, head = self._exact(*read, places, first, head, wants_loss)
+                found = missing(exact)
+            results = *results, *([loss] if wants_loss else [])
+            sums = run(end, {**sums, "missing": found}, decays)
         position = ops.zeros_like(position) if full is None else ops.where(full, 0, position)
-        return features, slow_loss, sums, position, head
+        return results, sums, position, head
 
     def _recomputes(self, x):
         """Return whether a row's own weights are more than its tokens leave in a segment."""
@@ -519,6 +599,71 @@ class FWLBlock(keras.layers.Layer):
         """
         return self.unembedding.gradient(features, labels, weights, head)
 
+    def _corrects(self):
+        """Return whether segments end with exact gradients of some tokens."""
+        coarse = self.inner_loss == "coarse"
+        return coarse and self.exact_every is not None and self.segment_length is not None
+
+    def _corrected(self, x, first, weights):
+        """Return the places [B, n] of tokens to correct, and which of them learn."""
+        if first is None:
+            first = ops.zeros((ops.shape(x)[0],), "int32")
+        places, there = places_of_every(self.exact_every, first, ops.shape(x)[1])
+        return places, ops.logical_and(there, ops.not_equal(gather_rows(weights, places), 0))
+
+    def _exact(self, features, labels, places, first, head, wants_loss):
+        """Return the exact gradients of tokens at places, the loss of all if wanted, and the head.
+
+        Where it can be the logits of both are the same ones.
+        """
+        period, length, loss = self.exact_every, features.shape[1], None
+        both = self.unembedding.cross_entropy_and_gradient
+        if wants_loss and period == 1:
+            loss, exact, head = both(features, labels, head)
+        elif wants_loss and first is None and length is not None and length % period == 0:
+            batch = ops.shape(features)[0]
+            shape = batch, length // period, period
+            features = ops.reshape(features, (*shape, features.shape[-1]))
+            labels = ops.reshape(labels, shape)
+            last, exact, head = both(features[:, :, -1], labels[:, :, -1], head)
+            others = features[:, :, :-1], labels[:, :, :-1]
+            loss, _, head = both(*others, head, with_gradient=False)
+            loss = ops.reshape(ops.concatenate([loss, last[..., None]], axis=2), (batch, length))
+        else:
+            chosen = gather_rows(features, places), gather_rows(labels, places)
+            exact, _ = self.unembedding.fixed_gradient(*chosen, head)
+            if wants_loss:
+                loss, _, head = both(features, labels, head, with_gradient=False)
+        return exact, loss, head
+
+    def _short(self, exact, gradient, weights, columns, there):
+        """Return what tokens' gradients are short of exact ones at the fast features, (28).
+
+        What the vocabulary is expected to say is a constant; training learns the labels' columns.
+        """
+        exact = ops.stop_gradient(exact + columns) - columns
+        short = self.exact_every * (weights[..., None] * exact - gradient)
+        return ops.where(there[..., None], short, 0.0)
+
+    def _sums(self, x, slow, gn, takes_step, adapted):
+        """Return the sums of the steps that follow a gradient, (8), (9) and the sums in (10)."""
+        w, unread = adapted
+        a1, _, statistics = slow
+        r = self.activation.slow(a1)
+        g2 = self.normalization.gradient(w["normalization"], gn, statistics)
+        gr = self.project.gradient(w["project"], g2, *unread["project"])
+        g1 = self.activation.gradient(a1, gr)
+
+        def safe(a):
+            return ops.where(takes_step[..., None], ops.cast(a, "float32"), 0.0)
+
+        new = {
+            "expand": self.expand.step(safe(x), safe(g1)),
+            "project": self.project.step(safe(r), safe(g2)),
+            "normalization": self.normalization.step(safe(statistics[0]), gn),
+        }
+        return of_block(new)
+
     def _decays(self):
         """Return the decays by fast weight as they are now, computed once."""
         return {t: layer.decay(name) for t, (layer, name) in self._places().items()}
@@ -548,6 +693,25 @@ class FWLBlock(keras.layers.Layer):
             length = self.chunk_length or DEFAULT_CHUNK_LENGTH
         return length if self.segment_length is None else minimum(length, self.segment_length)
 
+    def initialize_codebook(self, *, iterations: int = 10, seed: int = 0) -> None:
+        """Let a coarse loss begin with clusters of the unembedding, which is trained already.
+
+        Args:
+            iterations: rounds of k-means, positive int.
+            seed: of the columns that the first means are.
+
+        Raises:
+            ValueError: if the block has no coarse loss, or is not built yet.
+        """
+        if self.codebook is None or not self.built:
+            raise ValueError(
+                "`initialize_codebook` is for a block that is built and has "
+                f'`inner_loss="coarse"`; received inner_loss={self.inner_loss!r}, '
+                f"built={self.built}."
+            )
+        kernel, bias = self.unembedding.tensors()
+        self.codebook.cluster(kernel, bias, iterations=iterations, seed=seed)
+
     def initial_state(self, batch_size: int) -> dict:
         """Return a fresh state: nothing read yet.
 
@@ -558,7 +722,8 @@ class FWLBlock(keras.layers.Layer):
             Dict of float32 zeros `anchor_T` and `running_T`, each [B, *shape of weight T], for T
             in expand_kernel, expand_bias, project_kernel, project_bias, gamma, beta: sums of
             gradients, not yet multiplied by step sizes, of finished segments and of the open one;
-            and `position`, int32 [B], the number of tokens in the open segment.
+            `missing_T` too where a coarse loss is corrected, what its tokens are short of; and
+            `position`, int32 [B], the number of tokens in the open segment.
 
         Raises:
             ValueError: if the block is not built yet, or the number is not a positive int.
@@ -670,6 +835,9 @@ class FWLBlock(keras.layers.Layer):
             initial_decay=self.initial_decay,
             train_step_sizes=self.train_step_sizes,
             kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            inner_loss=self.inner_loss,
+            codebook_size=self.codebook_size,
+            exact_every=self.exact_every,
         )
         return config
 

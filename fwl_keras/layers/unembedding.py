@@ -8,7 +8,11 @@ from keras import ops
 from fwl_keras._arguments import require_bool, require_count
 from fwl_keras.ops._head import Head, cut_head
 from fwl_keras.ops._types import Tensor
-from fwl_keras.ops.cross_entropy import cross_entropy_gradient_of_head, cross_entropy_of_head
+from fwl_keras.ops.cross_entropy import (
+    cross_entropy_gradient_of_head,
+    cross_entropy_of_head,
+    fixed_gradient_of_head,
+)
 from fwl_keras.saving import check_config
 
 
@@ -146,9 +150,27 @@ class Unembedding(keras.layers.Layer):
             labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
             head: kernel and bias as `head` or `gradient` returns them, or None for the former.
         """
-        head = head or self.head(features)
         settings = {"soft_cap": self.soft_cap, "train_kernel": self._trains()}
-        return cross_entropy_of_head(features, head, labels, **settings)
+        return cross_entropy_of_head(features, head or self.head(features), labels, **settings)[0]
+
+    def cross_entropy_and_gradient(self, features, labels, head=None, *, with_gradient=True):
+        """Return losses as `cross_entropy`, and their gradient as a constant.
+
+        Args:
+            features: tensor [..., S] in the compute dtype.
+            labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
+            head: kernel and bias as `head` or `gradient` returns them, or None for the former.
+            with_gradient: False for None in place of it.
+
+        Returns:
+            Float32 tensors [...] and [..., S], and the head for what reads next, as `gradient`.
+        """
+        settings = {"soft_cap": self.soft_cap, "train_kernel": self._trains()}
+        arguments = features, head or self.head(features), labels
+        *found, passed = cross_entropy_of_head(
+            *arguments, **settings, passing=head is not None, with_gradient=with_gradient
+        )
+        return *found, None if head is None else passed
 
     def gradient(self, features, labels, weights, head=None):
         """Return the gradient of the weighted losses with respect to `features`, and the losses.
@@ -170,6 +192,40 @@ class Unembedding(keras.layers.Layer):
             *arguments, **settings, passing=head is not None
         )
         return gradient, loss, None if head is None else passed
+
+    def fixed_gradient(self, features, labels, head=None):
+        """Return what `gradient` does for weights of 1, but nothing flows back to anything.
+
+        Args:
+            features: tensor [..., S] in the compute dtype.
+            labels: int tensor [...], ids in [0, V).
+            head: kernel and bias as `head` returns them, or None for those.
+        """
+        head = head or self.head(features)
+        return fixed_gradient_of_head(features, head, labels, self.soft_cap)
+
+    def columns(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Look labels up in kernel and bias.
+
+        Args:
+            labels: int tensor [...].
+
+        Returns:
+            Float32 tensors [..., S] and [...], and a bool tensor [...]: whether the label is an id
+            in [0, V); others are looked up as id 0.
+        """
+        known = ops.logical_and(labels >= 0, labels < self.vocab_size)
+        labels = ops.where(known, labels, 0)
+        # Rows of an embedding as they are: turned over it would be copied, and so its gradient.
+        if self.tied and self.layer.tie_weights:
+            columns = ops.take(self.layer.embeddings, labels, axis=0)
+        else:
+            rows = ops.take(self.kernel, ops.reshape(labels, (-1,)), axis=1)
+            columns = ops.reshape(ops.transpose(rows), (*ops.shape(labels), rows.shape[0]))
+        bias = (
+            ops.zeros_like(labels, "float32") if self.bias is None else ops.take(self.bias, labels)
+        )
+        return ops.cast(columns, "float32"), ops.cast(bias, "float32"), known
 
     def _trains(self):
         """Return whether kernel or bias are trained: gradients of what is frozen cost as much."""

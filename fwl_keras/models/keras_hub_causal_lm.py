@@ -388,9 +388,12 @@ def from_causal_lm(
         dtype=block_args.pop("dtype", backbone.dtype_policy),
         **block_args,
     )
-    return KerasHubFWLCausalLM(
+    lm = KerasHubFWLCausalLM(
         backbone, block, preprocessor=causal_lm.preprocessor, dtype=backbone.dtype_policy
     )
+    if block.codebook is not None:
+        block.initialize_codebook()
+    return lm
 
 
 def from_preset(

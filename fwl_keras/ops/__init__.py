@@ -1,5 +1,6 @@
 """Pure functions on tensors: the operators that fast weights are made of (any Keras backend)."""
 
+from fwl_keras.ops.coarse_cross_entropy import coarse_cross_entropy_gradient
 from fwl_keras.ops.cross_entropy import cross_entropy, cross_entropy_gradient
 from fwl_keras.ops.linear_attention import (
     linear_attention,
@@ -18,6 +19,7 @@ from fwl_keras.ops.sample_tokens import sample_tokens
 from fwl_keras.ops.targets import next_token_targets
 
 __all__ = [
+    "coarse_cross_entropy_gradient",
     "cross_entropy",
     "cross_entropy_gradient",
     "linear_attention",

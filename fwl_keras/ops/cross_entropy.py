@@ -54,34 +54,45 @@ def cross_entropy(
     """
     _check(features, kernel, bias, block_length, soft_cap, labels=labels)
     head = cut_head(kernel, bias, features)
-    return cross_entropy_of_head(features, head, labels, block_length, soft_cap, train_kernel)
+    settings = block_length, soft_cap, train_kernel
+    return cross_entropy_of_head(features, head, labels, *settings)[0]
 
 
 def cross_entropy_of_head(
-    features, head: Head, labels, block_length=None, soft_cap=None, train_kernel=True
-) -> Tensor:
-    """Do as `cross_entropy`, with a kernel that has been cut."""
+    features,
+    head: Head,
+    labels,
+    block_length=None,
+    soft_cap=None,
+    train_kernel=True,
+    passing=False,
+    with_gradient=False,
+) -> tuple[Tensor, Tensor | None, Head]:
+    """Do as `cross_entropy`, with a kernel that has been cut.
+
+    Returns:
+        The loss; if it is wanted its gradient (7), for weights of 1 and as a constant, which costs
+        one product more; and the head, as from `cross_entropy_gradient_of_head`.
+    """
     shape, (features, labels) = _flatten(features, labels)
     labels, known = _known(labels, head.kernel)
     count, width = len(head.kernels), features.shape[-1]
     block_length = block_length or default_block_length(head)
 
     @ops.custom_gradient
-    def apply(features, *tensors):
+    def apply(features, kernel, *tensors):
         pieces = pieces_of(features, tensors[:count], tensors[count:], soft_cap)
+        value = _value if with_gradient else _loss
+        *gradient, nll, norm = value(features, labels, kernel, pieces, block_length, soft_cap)
 
-        def forward(features, labels):
-            softmax, at_label = _Softmax(), ops.zeros_like(features[:, 0], "float32")
-            for piece in pieces:
-                logits = piece.logits(features)
-                softmax.add(logits)
-                at_label = piece.pick(logits, labels, at_label)
-            norm = softmax.norm()
-            return (norm - at_label, norm), ()
+        def grad(*upstream):
+            # TensorFlow passes one argument per output, JAX one tuple of them if there are several.
+            several = isinstance(upstream[0], list | tuple)
+            upstream, *sums = upstream[0] if several else upstream
+            # TensorFlow would make one sum of all calls', and keep every term for it.
+            sums = sums[1:] if with_gradient else sums
+            sums = together(*(ops.cast(s, "float32") for s in sums)) if sums else _zeros(tensors)
 
-        (nll, norm), _ = map_blocks(forward, (features, labels), ((), ()), (), block_length)
-
-        def grad(upstream):
             def backward(features, labels, upstream, norm):
                 features, upstream = together(features, upstream)
                 scaled = upstream[:, None] * ops.cast(features, "float32")
@@ -97,15 +108,24 @@ def cross_entropy_of_head(
                         d_biases.append(ops.sum(upstream[:, None] * slope, axis=0))
                 return (upstream[:, None] * d_features,), _sums(d_kernels, d_biases, head)
 
-            arrays, sums = (features, labels, upstream, norm), _zeros(tensors)
+            arrays = features, labels, upstream, norm
             outputs, begin = ((width,),), sums if train_kernel else ()
             (d_features,), more = map_blocks(backward, arrays, outputs, begin, block_length)
-            return ops.cast(d_features, features.dtype), *_in_dtypes(more or sums, tensors)
+            d_tensors = _in_dtypes(more or sums, tensors)
+            return ops.cast(d_features, features.dtype), ops.zeros_like(kernel), *d_tensors
 
-        return nll, grad
+        results = nll, *gradient[:1], *(tensors if passing else ())
+        return (results if len(results) > 1 else nll), grad
 
-    nll = apply(features, *head.kernels, *head.biases)
-    return ops.reshape(ops.where(known, nll, np.nan), shape)
+    tensors = *head.kernels, *head.biases
+    found = apply(features, ops.stop_gradient(head.kernel), *tensors)
+    nll, *found = found if passing or with_gradient else (found,)
+    gradient = None
+    if with_gradient:
+        gradient = ops.reshape(ops.stop_gradient(found.pop(0)), (*shape, width))
+    if passing:
+        head = Head(head.kernel, tuple(found[:count]), tuple(found[count:]))
+    return ops.reshape(ops.where(known, nll, np.nan), shape), gradient, head
 
 
 def cross_entropy_gradient(
@@ -175,22 +195,9 @@ def cross_entropy_gradient_of_head(
         pieces = pieces_of(features, tensors[:count], tensors[count:], soft_cap)
         active = ops.not_equal(weights, 0)[:, None]
 
-        def forward(features, labels):
-            softmax, at_label = _Softmax(), ops.zeros_like(features[:, 0], "float32")
-            for piece in pieces:
-                logits = piece.logits(features)
-                exponentials = softmax.add(logits)
-                softmax.collect(piece.back(piece.times_slope(exponentials, logits)))
-                at_label = piece.pick(logits, labels, at_label)
-            norm = softmax.norm()
-            return (softmax.mean(), norm - at_label, norm), ()
-
-        outputs = (width,), (), ()
-        (expected, nll, norm), _ = map_blocks(
-            forward, (features, labels), outputs, (), block_length
+        unweighted, expected, nll, norm = _value(
+            features, labels, kernel, pieces, block_length, soft_cap
         )
-        columns = ops.cast(ops.transpose(ops.take(kernel, labels, axis=1)), "float32")
-        unweighted = expected - times_slope(columns, (norm - nll)[:, None], soft_cap)
         gradient = ops.where(active, weights[:, None] * unweighted, 0.0)
 
         def grad(*upstream):
@@ -245,6 +252,60 @@ def cross_entropy_gradient_of_head(
     if passed:
         head = Head(head.kernel, tuple(passed[:count]), tuple(passed[count:]))
     return gradient, ops.reshape(nll, shape), head
+
+
+def fixed_gradient_of_head(
+    features, head: Head, labels, soft_cap=None, block_length=None
+) -> tuple[Tensor, Tensor]:
+    """Do as `cross_entropy_gradient` with weights of 1, and a kernel that has been cut.
+
+    Nothing flows back to anything. Labels other than ids count as 0.
+    """
+    shape, (features, labels) = _flatten(ops.stop_gradient(features), labels)
+    labels, _ = _known(labels, head.kernel)
+    kernel, kernels, biases = (
+        ops.stop_gradient(head.kernel),
+        *([ops.stop_gradient(t) for t in tensors] for tensors in (head.kernels, head.biases)),
+    )
+    pieces = pieces_of(features, kernels, biases, soft_cap)
+    block_length = block_length or default_block_length(head)
+    gradient, _, nll, _ = _value(features, labels, kernel, pieces, block_length, soft_cap)
+    gradient = ops.reshape(gradient, (*shape, ops.shape(gradient)[-1]))
+    return gradient, ops.reshape(nll, shape)
+
+
+def _loss(features, labels, kernel, pieces, block_length, soft_cap):
+    """Return (6) of n tokens, and the norm."""
+
+    def forward(features, labels):
+        softmax, at_label = _Softmax(), ops.zeros_like(features[:, 0], "float32")
+        for piece in pieces:
+            logits = piece.logits(features)
+            softmax.add(logits)
+            at_label = piece.pick(logits, labels, at_label)
+        norm = softmax.norm()
+        return (norm - at_label, norm), ()
+
+    return map_blocks(forward, (features, labels), ((), ()), (), block_length)[0]
+
+
+def _value(features, labels, kernel, pieces, block_length, soft_cap):
+    """Return (7) of n tokens for weights of 1, its first part [n, S], (6) and the norm [n]."""
+
+    def forward(features, labels):
+        softmax, at_label = _Softmax(), ops.zeros_like(features[:, 0], "float32")
+        for piece in pieces:
+            logits = piece.logits(features)
+            exponentials = softmax.add(logits)
+            softmax.collect(piece.back(piece.times_slope(exponentials, logits)))
+            at_label = piece.pick(logits, labels, at_label)
+        norm = softmax.norm()
+        return (softmax.mean(), norm - at_label, norm), ()
+
+    outputs = (features.shape[-1],), (), ()
+    (expected, nll, norm), _ = map_blocks(forward, (features, labels), outputs, (), block_length)
+    columns = ops.cast(ops.transpose(ops.take(kernel, labels, axis=1)), "float32")
+    return expected - times_slope(columns, (norm - nll)[:, None], soft_cap), expected, nll, norm
 
 
 class _Softmax:

@@ -39,6 +39,9 @@ def randomise(rng, block, step_size=0.06):
         variable.assign(rng.normal(scale=scale, size=variable.shape) + (name == "gamma"))
     for variable in block.unembedding.weights:
         variable.assign(rng.normal(scale=0.7, size=variable.shape))
+    if block.codebook is not None:
+        for variable in block.codebook.weights:
+            variable.assign(rng.normal(scale=0.7, size=variable.shape))
     block.set_step_sizes({name: step_size * rng.uniform(0.4, 1.6) for name in TENSORS})
     block.set_decays({name: rng.uniform(0.3, 0.9) for name in TENSORS})
     for name, variable in step_size_variables(block).items():
@@ -63,6 +66,8 @@ def parameters_of(block):
     }
     if block.unembedding.bias is not None:
         named["unembedding_bias"] = np.asarray(block.unembedding.bias)
+    if block.codebook is not None:
+        named["codebook"] = {v.name: np.asarray(v) for v in block.codebook.weights}
     if block.residual:
         named["skip"] = np.array(1.0)
     if block.unembedding.soft_cap is not None:
@@ -73,7 +78,8 @@ def parameters_of(block):
 def settings_of(block):
     """The settings of a block that change what the oracle says."""
     config = block.get_config()
-    return {name: config[name] for name in ("segment_length", "epsilon", "loss_reduction")}
+    names = "segment_length", "epsilon", "loss_reduction", "exact_every"
+    return {name: config[name] for name in names}
 
 
 def random_batch(rng, block, batch, length, masked=True, weighted=True, with_state=True):
@@ -115,6 +121,10 @@ def random_state(rng, block, batch):
             running[position == 0] = 0.0
         state[f"anchor_{name}"] = anchor.astype(np.float32)
         state[f"running_{name}"] = running.astype(np.float32)
+        if "missing" in block.fast_state.kinds:
+            missing = rng.normal(scale=scale, size=shape)
+            missing[position == 0] = 0.0
+            state[f"missing_{name}"] = missing.astype(np.float32)
     return state
 
 
@@ -132,6 +142,8 @@ def named_variables(block):
     named["unembedding_kernel"] = block.unembedding.kernel
     if block.unembedding.bias is not None:
         named["unembedding_bias"] = block.unembedding.bias
+    if block.codebook is not None:
+        named |= {f"codebook/{v.name}": v for v in block.codebook.weights}
     return named
 
 
@@ -267,6 +279,8 @@ def oracle_gradients_of(block, arguments, cotangent, state_cotangent=None):
     named = {"x": found["x"], "unembedding_kernel": parameters["unembedding_kernel"]}
     if "unembedding_bias" in parameters:
         named["unembedding_bias"] = parameters["unembedding_bias"]
+    for name, value in parameters.get("codebook", {}).items():
+        named[f"codebook/{name}"] = value
     for name in TENSORS:
         named[name] = parameters["weights"][name]
         named[f"step_size/{name}"] = parameters["step_sizes"][name]
@@ -283,7 +297,7 @@ def random_cotangents(rng, block, arguments):
     state = {}
     for name, (layer, attribute) in PLACES.items():
         shape = (batch, *getattr(getattr(block, layer), attribute).shape)
-        for kind in ("anchor", "running"):
+        for kind in block.fast_state.kinds:
             state[f"{kind}_{name}"] = 0.1 * rng.normal(size=shape)
     return logits, state
 

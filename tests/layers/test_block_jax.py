@@ -25,32 +25,36 @@ def store(path, block, arguments, cotangent):
     np.savez(path, **stored)
 
 
+COARSE = {"inner_loss": "coarse", "codebook_size": 3, "exact_every": 2}
+CASES = {"state": {}, "fresh": {}, "coarse": COARSE}
+
+
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory):
-    """By with_state: a block, a call of it, a cotangent, and what JAX makes of them."""
+    """By case: a block, a call of it, a cotangent, and what JAX makes of them."""
     path, made = tmp_path_factory.mktemp("jax"), {}
-    for with_state in (True, False):
+    for case, settings in CASES.items():
         rng = np.random.default_rng(0)
-        block = random_block(rng, segment_length=4, chunk_length=3)
-        arguments = random_batch(rng, block, 2, 5, with_state=with_state)
-        made[with_state] = block, arguments, rng.normal(size=(2, 5, 7)).astype(np.float32)
-        store(path / f"{with_state}.npz", *made[with_state])
+        block = random_block(rng, segment_length=4, chunk_length=3, **settings)
+        arguments = random_batch(rng, block, 2, 5, with_state=case != "fresh")
+        made[case] = block, arguments, rng.normal(size=(2, 5, 7)).astype(np.float32)
+        store(path / f"{case}.npz", *made[case])
     environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
-    files = [path / f"{name}.npz" for name in ("True", "True_out", "False", "False_out")]
+    files = [path / f"{case}{end}.npz" for case in CASES for end in ("", "_out")]
     subprocess.run([sys.executable, SCRIPT, *files], env=environment, check=True)
-    for with_state, call in made.items():
-        with np.load(path / f"{with_state}_out.npz") as file:
-            made[with_state] = *call, {name: file[name] for name in file.files}
+    for case, call in made.items():
+        with np.load(path / f"{case}_out.npz") as file:
+            made[case] = *call, {name: file[name] for name in file.files}
     return made
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_state", [True, False])
-def test_jax_agrees_with_tensorflow(calls, with_state):
-    block, arguments, cotangent, found = calls[with_state]
+@pytest.mark.parametrize("case", CASES)
+def test_jax_agrees_with_tensorflow(calls, case):
+    block, arguments, cotangent, found = calls[case]
     logits, state = read(block, arguments)
     for name in ("logits", "eager"):
         assert_close(found[name], logits, name=name)
@@ -64,7 +68,7 @@ def test_jax_agrees_with_tensorflow(calls, with_state):
     given = tensors(arguments)
     sources = {str(i): v.value for i, v in enumerate(block.trainable_variables)}
     sources["x"] = given["x"]
-    if with_state:
+    if case != "fresh":
         sources |= {f"state/{n}": s for n, s in given["state"].items() if n != "position"}
     with tf.GradientTape() as tape:
         tape.watch(sources)

@@ -169,40 +169,40 @@ def test_a_further_kind_of_state_is_carried_by_a_model():
     assert np.any(lm.carried_state.values["momentum_expand_kernel"])
 
 
-class CoarseBlock(FWLBlock):
+class FewClassesBlock(FWLBlock):
     """Steps along the loss of a few classes of labels instead of that of the labels."""
 
     classes = 3
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.codebook = Unembedding(self.classes, name="codebook")
+        self.few = Unembedding(self.classes, name="few")
 
     def build(self, x_shape, **shapes):
         super().build(x_shape, **shapes)
-        self.codebook.build((None, None, self.size))
+        self.few.build((None, None, self.size))
 
-    def inner_gradient(self, features, labels, weights, head=None):
-        gradient, loss, _ = self.codebook.gradient(features, labels % self.classes, weights)
+    def inner_gradient(self, features, labels, weights, head=None, position=None):
+        gradient, loss, _ = self.few.gradient(features, labels % self.classes, weights)
         return gradient, loss, head
 
 
-def coarse_block(rng):
-    block = CoarseBlock(5, 7, segment_length=LENGTH)
+def few_classes_block(rng):
+    block = FewClassesBlock(5, 7, segment_length=LENGTH)
     block(np.zeros((1, 1, 4), np.float32))
     randomise(rng, block)
-    for variable in block.codebook.weights:
+    for variable in block.few.weights:
         variable.assign(rng.normal(size=variable.shape))
     return block
 
 
 def test_another_inner_gradient_is_what_the_steps_follow():
     rng = np.random.default_rng(4)
-    block = coarse_block(rng)
+    block = few_classes_block(rng)
     arguments = random_batch(rng, block, 2, 3, masked=False, with_state=False)
     logits, state = read(block, arguments)
     features = read(block, {"x": arguments["x"]}, return_state=False, output="features")
-    kernel, bias = (np.asarray(a) for a in block.codebook.tensors())
+    kernel, bias = (np.asarray(a) for a in block.few.tensors())
     z = features @ kernel + bias
     p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     gradient = (p - np.eye(3)[arguments["labels"] % 3]) @ kernel.T
@@ -216,13 +216,13 @@ def test_another_inner_gradient_is_what_the_steps_follow():
     expected = np.take_along_axis(nll, arguments["labels"][..., None], -1)[..., 0]
     assert_close(losses["loss"], expected)
     # Where the classes do not depend on the features, there is no step.
-    block.codebook.kernel.assign(ops.zeros_like(block.codebook.kernel))
+    block.few.kernel.assign(ops.zeros_like(block.few.kernel))
     assert_close(read(block, arguments)[0], read(block, {"x": arguments["x"]})[0], 1e-6)
 
 
 def test_another_inner_gradient_is_learned_and_exact_under_a_split():
     rng = np.random.default_rng(5)
-    block = coarse_block(rng)
+    block = few_classes_block(rng)
     arguments = random_batch(rng, block, 2, 9, masked=False)
     whole, state = read(block, arguments)
     first = {n: arguments[n][:, :4] for n in ("x", "labels", "weights")}
@@ -236,4 +236,4 @@ def test_another_inner_gradient_is_learned_and_exact_under_a_split():
     with tf.GradientTape() as tape:
         losses = block(**arguments, output="loss")
         total = tf.reduce_sum(losses["loss"])
-    assert np.abs(tape.gradient(total, block.codebook.kernel.value)).max() > 1e-4
+    assert np.abs(tape.gradient(total, block.few.kernel.value)).max() > 1e-4

@@ -9,7 +9,11 @@ from keras import ops
 from fwl_keras.ops import _head, cross_entropy, cross_entropy_gradient
 from fwl_keras.ops._blocks import map_blocks
 from fwl_keras.ops._head import cut_head
-from fwl_keras.ops.cross_entropy import cross_entropy_gradient_of_head, cross_entropy_of_head
+from fwl_keras.ops.cross_entropy import (
+    cross_entropy_gradient_of_head,
+    cross_entropy_of_head,
+    fixed_gradient_of_head,
+)
 
 pytestmark = pytest.mark.jax
 
@@ -120,8 +124,8 @@ def test_cross_entropy_gradient_and_its_own_gradient(data, pieces, block_length,
 
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_calls_that_pass_the_head_on_share_its_gradient(data, pieces, with_bias):
-    """Two gradients and a loss, each with the head of the one before, as a block's segments."""
-    labels, weights = data["labels"], data["weights"]
+    """Gradients and losses, each with the head of the one before, as a block's segments."""
+    labels, weights, fixed = data["labels"], data["weights"], []
     inputs = [data["features"], data["kernel"]] + ([data["bias"]] if with_bias else [])
 
     def scalar(gradient, other, loss, slow_loss):
@@ -134,7 +138,12 @@ def test_calls_that_pass_the_head_on_share_its_gradient(data, pieces, with_bias)
         arguments = labels, weights
         gradient, slow_loss, head = cross_entropy_gradient_of_head(features, head, *arguments)
         other, _, head = cross_entropy_gradient_of_head(features + gradient, head, *arguments)
-        loss = cross_entropy_of_head(features - other, head, labels)
+        features = features - other
+        half, exact, head = cross_entropy_of_head(
+            features, head, labels, passing=True, with_gradient=True
+        )
+        fixed.append((features, exact))
+        loss = 0.5 * half + 0.5 * cross_entropy_of_head(features, head, labels)[0]
         return scalar(gradient, other, loss, slow_loss)
 
     def expected(features, kernel, bias=None):
@@ -148,6 +157,17 @@ def test_calls_that_pass_the_head_on_share_its_gradient(data, pieces, with_bias)
     np.testing.assert_allclose(found[0], reference[0], rtol=1e-5)
     for a, b in zip(found[2], reference[2], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+    # The gradient that comes with a loss, and the one that has no weights, are of its value.
+    mine(*inputs)
+    (features, exact), head = fixed[-1], cut_head(*inputs[1:], *[None] * (not with_bias), inputs[0])
+    expected = plain_gradient(
+        features, *inputs[1:], *[None] * (not with_bias), labels, np.ones(len(labels))
+    )
+    np.testing.assert_allclose(exact, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        fixed_gradient_of_head(features, head, labels)[0], expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_frozen_kernel_has_no_gradient_and_changes_no_other(data, pieces):
