@@ -66,7 +66,17 @@ SHAPES = {
 }
 # Products with the vocabulary that reading and training cannot do without: benchmarks/README.md.
 PRODUCTS = {"forward": 3, "training": 11}
-WAYS = ("floor", "plain head", "published", "one segment", "segments")
+PLAIN = "plain head"
+# Blocks by their settings; segments have their shape's length where nothing else is said.
+BLOCKS = {
+    PLAIN: {"use_fast_weights": False},
+    "one segment": {"segment_length": None},
+    "segments": {},
+    "coarse, every token exact": {"inner_loss": "coarse", "exact_every": 1},
+    "coarse, every 4th exact": {"inner_loss": "coarse", "exact_every": 4},
+    "coarse, none exact": {"inner_loss": "coarse", "exact_every": None},
+}
+WAYS = ("floor", "published", *BLOCKS)
 # Tokens whose products the floor does at once: the fastest there is should be the measure.
 FLOOR_TOKENS = 4096
 
@@ -97,6 +107,7 @@ def main() -> None:
             rows[f"{way}, {work}"] = {
                 "seconds": round(float(np.median(took)), 4),
                 **ratios(took, times[args.ways[0]]),
+                **({"to_plain": ratios(took, times[PLAIN])["ratio"]} if PLAIN in times else {}),
                 "peak_bytes": peak_of_child(way, work, args),
             }
             console.print(f"{way}, {work}: {rows[f'{way}, {work}']}")
@@ -146,8 +157,8 @@ def prepare(way: str, work: str, shape: Shape):
     if way == "floor":
         return floor(work, tf.reshape(x, (-1, shape.width)), shape)
     settings = {"dtype": shape.dtype, "initial_step_size": 1e-4}
-    settings["segment_length"] = shape.segment_length if way == "segments" else None
-    settings["use_fast_weights"] = way != "plain head"
+    if way != "published":
+        settings |= {"segment_length": shape.segment_length, **BLOCKS[way]}
     block = FWLBlock(shape.width, shape.vocab_size, **settings)
     block.build((None, None, shape.width))
     variables = [v.value for v in block.trainable_variables]
@@ -250,9 +261,11 @@ def peak_of_child(way: str, work: str, args: argparse.Namespace) -> int:
 def table(rows: dict, shape: Shape) -> Table:
     """Return the figures as a table."""
     described = ", ".join(f"{name} {value}" for name, value in vars(shape).items())
-    made = Table(described, "seconds", "to the floor", "lowest", "highest", "extra memory, MB")
+    ratios = "to the first", "lowest", "highest", "to a plain head"
+    made = Table(described, "seconds", *ratios, "extra memory, MB")
     for name, row in rows.items():
-        found = (f"{row[key]:.2f}" for key in ("ratio", "ratio_low", "ratio_high"))
+        keys = "ratio", "ratio_low", "ratio_high", "to_plain"
+        found = (f"{row[key]:.2f}" if key in row else "" for key in keys)
         made.add_row(name, f"{row['seconds']:.2f}", *found, f"{row['peak_bytes'] / 2**20:,.0f}")
     return made
 

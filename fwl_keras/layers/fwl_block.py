@@ -618,22 +618,14 @@ class FWLBlock(keras.layers.Layer):
         """
         period, length, loss = self.exact_every, features.shape[1], None
         both = self.unembedding.cross_entropy_and_gradient
-        if wants_loss and period == 1:
-            loss, exact, head = both(features, labels, head)
-        elif wants_loss and first is None and length is not None and length % period == 0:
-            batch = ops.shape(features)[0]
-            shape = batch, length // period, period
-            features = ops.reshape(features, (*shape, features.shape[-1]))
-            labels = ops.reshape(labels, shape)
-            last, exact, head = both(features[:, :, -1], labels[:, :, -1], head)
-            others = features[:, :, :-1], labels[:, :, :-1]
-            loss, _, head = both(*others, head, with_gradient=False)
-            loss = ops.reshape(ops.concatenate([loss, last[..., None]], axis=2), (batch, length))
+        aligned = first is None and length is not None and length % period == 0
+        if wants_loss and (period == 1 or aligned):
+            loss, exact, head = both(features, labels, period, head)
         else:
             chosen = gather_rows(features, places), gather_rows(labels, places)
             exact, _ = self.unembedding.fixed_gradient(*chosen, head)
             if wants_loss:
-                loss, _, head = both(features, labels, head, with_gradient=False)
+                loss, _, head = both(features, labels, None, head)
         return exact, loss, head
 
     def _short(self, exact, gradient, weights, columns, there):

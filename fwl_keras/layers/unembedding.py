@@ -153,24 +153,28 @@ class Unembedding(keras.layers.Layer):
         settings = {"soft_cap": self.soft_cap, "train_kernel": self._trains()}
         return cross_entropy_of_head(features, head or self.head(features), labels, **settings)[0]
 
-    def cross_entropy_and_gradient(self, features, labels, head=None, *, with_gradient=True):
-        """Return losses as `cross_entropy`, and their gradient as a constant.
+    def cross_entropy_and_gradient(self, features, labels, exact_every=None, head=None):
+        """Return losses as `cross_entropy`, and the gradients of some as constants.
 
         Args:
-            features: tensor [..., S] in the compute dtype.
-            labels: int tensor [...], ids in [0, V); any other makes its loss NaN.
+            features: tensor [B, P, S] in the compute dtype.
+            labels: int tensor [B, P], ids in [0, V); any other makes its loss NaN.
+            exact_every: of every so manieth token of a row there is a gradient, which must divide
+                P; None for no gradients.
             head: kernel and bias as `head` or `gradient` returns them, or None for the former.
-            with_gradient: False for None in place of it.
 
         Returns:
-            Float32 tensors [...] and [..., S], and the head for what reads next, as `gradient`.
+            Float32 tensors [B, P] and [B, P / exact_every, S] or None, and the head for what reads
+            next, as from `gradient`.
         """
         settings = {"soft_cap": self.soft_cap, "train_kernel": self._trains()}
+        settings |= {"passing": head is not None, "exact_every": exact_every}
         arguments = features, head or self.head(features), labels
-        *found, passed = cross_entropy_of_head(
-            *arguments, **settings, passing=head is not None, with_gradient=with_gradient
-        )
-        return *found, None if head is None else passed
+        loss, gradient, passed = cross_entropy_of_head(*arguments, **settings)
+        if gradient is not None:
+            shape = ops.shape(features)[0], ops.shape(features)[1] // exact_every
+            gradient = ops.reshape(gradient, (*shape, features.shape[-1]))
+        return loss, gradient, None if head is None else passed
 
     def gradient(self, features, labels, weights, head=None):
         """Return the gradient of the weighted losses with respect to `features`, and the losses.

@@ -66,13 +66,14 @@ def cross_entropy_of_head(
     soft_cap=None,
     train_kernel=True,
     passing=False,
-    with_gradient=False,
+    exact_every=None,
 ) -> tuple[Tensor, Tensor | None, Head]:
     """Do as `cross_entropy`, with a kernel that has been cut.
 
     Returns:
-        The loss; if it is wanted its gradient (7), for weights of 1 and as a constant, which costs
-        one product more; and the head, as from `cross_entropy_gradient_of_head`.
+        The loss; with `exact_every`, which divides the number of tokens, the gradient (7) of every
+        so manieth, [tokens / exact_every, S], for weights of 1 and as a constant; and the head, as
+        from `cross_entropy_gradient_of_head`.
     """
     shape, (features, labels) = _flatten(features, labels)
     labels, known = _known(labels, head.kernel)
@@ -82,15 +83,15 @@ def cross_entropy_of_head(
     @ops.custom_gradient
     def apply(features, kernel, *tensors):
         pieces = pieces_of(features, tensors[:count], tensors[count:], soft_cap)
-        value = _value if with_gradient else _loss
-        *gradient, nll, norm = value(features, labels, kernel, pieces, block_length, soft_cap)
+        arguments = features, labels, kernel, pieces, block_length, soft_cap
+        *gradient, nll, norm = _value(*arguments, exact_every) if exact_every else _loss(*arguments)
 
         def grad(*upstream):
             # TensorFlow passes one argument per output, JAX one tuple of them if there are several.
             several = isinstance(upstream[0], list | tuple)
             upstream, *sums = upstream[0] if several else upstream
             # TensorFlow would make one sum of all calls', and keep every term for it.
-            sums = sums[1:] if with_gradient else sums
+            sums = sums[1:] if exact_every else sums
             sums = together(*(ops.cast(s, "float32") for s in sums)) if sums else _zeros(tensors)
 
             def backward(features, labels, upstream, norm):
@@ -119,10 +120,8 @@ def cross_entropy_of_head(
 
     tensors = *head.kernels, *head.biases
     found = apply(features, ops.stop_gradient(head.kernel), *tensors)
-    nll, *found = found if passing or with_gradient else (found,)
-    gradient = None
-    if with_gradient:
-        gradient = ops.reshape(ops.stop_gradient(found.pop(0)), (*shape, width))
+    nll, *found = found if passing or exact_every else (found,)
+    gradient = ops.stop_gradient(found.pop(0)) if exact_every else None
     if passing:
         head = Head(head.kernel, tuple(found[:count]), tuple(found[count:]))
     return ops.reshape(ops.where(known, nll, np.nan), shape), gradient, head
@@ -289,29 +288,50 @@ def _loss(features, labels, kernel, pieces, block_length, soft_cap):
     return map_blocks(forward, (features, labels), ((), ()), (), block_length)[0]
 
 
-def _value(features, labels, kernel, pieces, block_length, soft_cap):
-    """Return (7) of n tokens for weights of 1, its first part [n, S], (6) and the norm [n]."""
+def _value(features, labels, kernel, pieces, block_length, soft_cap, every=1):
+    """Return (7) for weights of 1 of every so manieth token, [n / every, S], and its first part.
+
+    And of all of them (6) and the norm, [n].
+    """
+    width = features.shape[-1]
 
     def forward(features, labels):
-        softmax, at_label = _Softmax(), ops.zeros_like(features[:, 0], "float32")
+        features, labels = ops.reshape(features, (-1, width)), ops.reshape(labels, (-1,))
+        softmax, at_label = _Softmax(every), ops.zeros_like(features[:, 0], "float32")
         for piece in pieces:
             logits = piece.logits(features)
             exponentials = softmax.add(logits)
-            softmax.collect(piece.back(piece.times_slope(exponentials, logits)))
+            chosen = _last_of(exponentials, every), _last_of(logits, every)
+            softmax.collect(piece.back(piece.times_slope(*chosen)))
             at_label = piece.pick(logits, labels, at_label)
         norm = softmax.norm()
-        return (softmax.mean(), norm - at_label, norm), ()
+        each = (ops.reshape(a, (-1, every)) for a in (norm - at_label, norm))
+        return (softmax.mean(), *each), ()
 
-    outputs = (features.shape[-1],), (), ()
-    (expected, nll, norm), _ = map_blocks(forward, (features, labels), outputs, (), block_length)
-    columns = ops.cast(ops.transpose(ops.take(kernel, labels, axis=1)), "float32")
-    return expected - times_slope(columns, (norm - nll)[:, None], soft_cap), expected, nll, norm
+    # Blocks of so many tokens, that every one of them has its last.
+    groups = ops.reshape(features, (-1, every, width)), ops.reshape(labels, (-1, every))
+    outputs, length = ((width,), (every,), (every,)), max(1, block_length // every)
+    (expected, nll, norm), _ = map_blocks(forward, groups, outputs, (), length)
+    columns = ops.take(kernel, groups[1][:, -1], axis=1)
+    columns = ops.cast(ops.transpose(columns), "float32")
+    gradient = expected - times_slope(columns, (norm - nll)[:, -1:], soft_cap)
+    return gradient, expected, ops.reshape(nll, (-1,)), ops.reshape(norm, (-1,))
+
+
+def _last_of(x, every):
+    """Return every so manieth row of x [n, ...]."""
+    return x if every == 1 else ops.reshape(x, (-1, every, *x.shape[1:]))[:, -1]
 
 
 class _Softmax:
-    """The sums of a softmax over pieces of a vocabulary, shifted by the greatest logit so far."""
+    """The sums of a softmax over pieces of a vocabulary, shifted by the greatest logit so far.
 
-    def __init__(self):
+    Args:
+        every: of every so manieth row values are collected.
+    """
+
+    def __init__(self, every=1):
+        self._every = every
         self._shift: Any = None
         self._total: Any = None
         self._collected: Any = None
@@ -332,7 +352,7 @@ class _Softmax:
     def collect(self, values):
         """Add up values [n, S] that are weighted with the exponentials of the last piece."""
         if self._collected is not None:
-            values = values + self._rescale[:, None] * self._collected
+            values = values + _last_of(self._rescale, self._every)[:, None] * self._collected
         self._collected = values
 
     def norm(self):
@@ -341,7 +361,7 @@ class _Softmax:
 
     def mean(self):
         """Return what has been collected, weighted with probabilities, [n, S]."""
-        return self._collected / self._total[:, None]
+        return self._collected / _last_of(self._total, self._every)[:, None]
 
 
 def _sums(d_kernels, d_biases, head):

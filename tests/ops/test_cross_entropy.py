@@ -140,7 +140,7 @@ def test_calls_that_pass_the_head_on_share_its_gradient(data, pieces, with_bias)
         other, _, head = cross_entropy_gradient_of_head(features + gradient, head, *arguments)
         features = features - other
         half, exact, head = cross_entropy_of_head(
-            features, head, labels, passing=True, with_gradient=True
+            features, head, labels, passing=True, exact_every=1
         )
         fixed.append((features, exact))
         loss = 0.5 * half + 0.5 * cross_entropy_of_head(features, head, labels)[0]
@@ -168,6 +168,30 @@ def test_calls_that_pass_the_head_on_share_its_gradient(data, pieces, with_bias)
     np.testing.assert_allclose(
         fixed_gradient_of_head(features, head, labels)[0], expected, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("block_length", [None, 5])
+@pytest.mark.parametrize("soft_cap", [None, 1.5])
+def test_a_loss_with_the_gradients_of_some(data, pieces, block_length, soft_cap):
+    features, labels = data["features"][:10], data["labels"][:10]
+    tensors = data["kernel"], data["bias"]
+
+    def mine(features, *tensors):
+        head = cut_head(*tensors, features)
+        settings = {"soft_cap": soft_cap, "exact_every": 5, "block_length": block_length}
+        loss, gradient, _ = cross_entropy_of_head(features, head, labels, **settings)
+        return ops.sum(loss * data["d_loss"][:10]), (loss, gradient)
+
+    def expected(features, *tensors):
+        loss = plain(features, *tensors, labels, soft_cap)
+        return ops.sum(loss * data["d_loss"][:10]), (loss,)
+
+    found, reference = (value_and_gradients(f, features, *tensors) for f in (mine, expected))
+    np.testing.assert_allclose(found[1][0], reference[1][0], rtol=1e-5)
+    exact = plain_gradient(features, *tensors, labels, np.ones(10), soft_cap)
+    np.testing.assert_allclose(found[1][1], exact[4::5], rtol=1e-4, atol=1e-5)
+    for a, b in zip(found[2], reference[2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_a_frozen_kernel_has_no_gradient_and_changes_no_other(data, pieces):
