@@ -84,12 +84,13 @@ class FWLBlock(keras.layers.Layer):
         train_step_sizes: whether step sizes and decays are learned.
         kernel_initializer: initializer of the kernels.
         inner_loss: what the steps follow: `"full"`, the loss of what is predicted, or `"coarse"`,
-            a learned one that needs a fraction of the products with the vocabulary: see
-            `layers.Codebook`.
+            that of the label among the learned classes of a `layers.Codebook`, which needs no
+            product with the vocabulary.
         codebook_size: classes of the coarse loss. None: about four times the square root of V,
             1,024 at most.
-        exact_every: the coarse loss' every so manieth token is corrected by the full one; None:
-            none is, and the state must not be carried far.
+        exact_every: with a coarse loss, what is kept of a segment at its end are exact gradients:
+            those of every token (1), or of every so manieth, which costs less and gains less. None
+            keeps the coarse ones: cheapest, but a state that is carried far drifts.
         **kwargs: keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -108,8 +109,8 @@ class FWLBlock(keras.layers.Layer):
     Returns:
         Logits [B, T, V] or features [B, T, S] in the compute dtype, 0 where a position does not
         exist; or a dict of float32 tensors [B, T] in nats, `loss` of the fast weights and
-        `slow_loss` of those the segment began with, 0 where there is no label to predict. With
-        `return_state=True` a pair of that and the state.
+        `slow_loss` of those the segment began with (with a coarse loss: that one), 0 where there
+        is no label to predict. With `return_state=True` a pair of that and the state.
 
     Raises:
         ValueError: if an argument does not fit, which it names, or the Keras backend is neither
@@ -154,7 +155,7 @@ class FWLBlock(keras.layers.Layer):
         kernel_initializer="glorot_uniform",
         inner_loss: str = "full",
         codebook_size: int | None = None,
-        exact_every: int | None = 4,
+        exact_every: int | None = 1,
         **kwargs,
     ):
         require_backend()
@@ -164,6 +165,7 @@ class FWLBlock(keras.layers.Layer):
             "chunk_length": chunk_length,
             "segment_length": segment_length,
         }
+        lengths |= {"codebook_size": codebook_size, "exact_every": exact_every}
         for name, value in {"size": size, "vocab_size": vocab_size, **lengths}.items():
             if value is not None or name not in lengths:
                 require_count(name, value)
@@ -506,37 +508,19 @@ class FWLBlock(keras.layers.Layer):
         if self.codebook is None:
             gradient, slow_loss, head = self.inner_gradient(features, labels, weights, head)
         else:
-            gradient, slow_loss = self.codebook.gradient(features, *looked_up, weights)
+            columns, bias, known = looked_up
+            gradient, slow_loss = self.codebook.gradient(features, columns, bias, known, weights)
         before = sums
         sums, features = run(fast_pass, x, slow, gradient, sums, decays)
         results = features, slow_loss
         if corrects:
-            places, there = self._corrected(x, first, weights)
-
-            def missing(exact):
-                told = [gather_rows(t, places) for t in (gradient, weights, looked_up[0])]
-                return run(correct, x, slow, self._short(exact, *told, there), before)
-
-            def correct(x, slow, short, sums):
-                w = adapted or self._adapted(x, sums.get("anchor"))
-                told = keras.tree.map_structure(lambda t: gather_rows(t, places), (x, slow))
-                new, old = self._sums(*told, short, there, w), sums.get("missing")
-                return new if old is None else {t: old[t] + a for t, a in new.items()}
-
-            read = ops.cast(features, self.compute_dtype), labels
-            if x.shape[1] == 1 and self.exact_every > 1 and "missing" in before:
-                # Most single tokens are not corrected.
-                found = ops.cond(
-                    ops.any(there),
-                    lambda: missing(self.unembedding.fixed_gradient(*read)[0]),
-                    lambda: before["missing"],
-                )
-                loss = self.unembedding.cross_entropy(*read, head) if wants_loss else None
-            else:
-                exact, loss, head = self._exact(*read, places, first, head, wants_loss)
-                found = missing(exact)
-            results = *results, *([loss] if wants_loss else [])
-            sums = run(end, {**sums, "missing": found}, decays)
+            told = x, slow, gradient, looked_up[0]
+            read = ops.cast(features, self.compute_dtype), labels, weights
+            missing, loss, head = self._missing(
+                told, read, before, adapted, run, first, head, wants_loss
+            )
+            results = (features, slow_loss, loss) if wants_loss else results
+            sums = run(end, {**sums, "missing": missing}, decays)
         position = ops.zeros_like(position) if full is None else ops.where(full, 0, position)
         return results, sums, position, head
 
@@ -604,26 +588,65 @@ class FWLBlock(keras.layers.Layer):
         coarse = self.inner_loss == "coarse"
         return coarse and self.exact_every is not None and self.segment_length is not None
 
-    def _corrected(self, x, first, weights):
-        """Return the places [B, n] of tokens to correct, and which of them learn."""
-        if first is None:
-            first = ops.zeros((ops.shape(x)[0],), "int32")
-        places, there = places_of_every(self.exact_every, first, ops.shape(x)[1])
-        return places, ops.logical_and(there, ops.not_equal(gather_rows(weights, places), 0))
+    def _missing(self, told, read, sums, adapted, run, first, head, wants_loss):
+        """Return the sums of what gradients are short of exact ones, (28), and the loss.
+
+        Args:
+            told: features before the block, the slow pass, its gradient, and labels' columns.
+            read: features of the fast pass, labels and weights.
+            sums: those that the tokens were read with.
+            adapted: the weights of the slow pass, or None where they are to be formed again.
+            run: applies a function to tensors, and computes it again for its gradient.
+            first: tokens in the segment before these, or None.
+            head: as in `_segment`.
+            wants_loss: as in `_segment`; without it the loss is None.
+
+        Returns:
+            The sums, the loss, and the head.
+        """
+        x, slow, gradient, columns = told
+        features, labels, weights = read
+        period, old = self.exact_every or 1, sums.get("missing")
+        first_ = ops.zeros((ops.shape(x)[0],), "int32") if first is None else first
+        places, there = places_of_every(period, first_, ops.shape(x)[1])
+        there = ops.logical_and(there, ops.not_equal(gather_rows(weights, places), 0))
+
+        def missing(exact):
+            coarse, factor, column = (gather_rows(t, places) for t in (gradient, weights, columns))
+            return run(add, x, slow, self._short(exact, coarse, factor, column, there), sums)
+
+        def add(x, slow, short, sums):
+            w = adapted or self._adapted(x, sums.get("anchor"))
+            x, slow = keras.tree.map_structure(lambda t: gather_rows(t, places), (x, slow))
+            new, old = self._sums(x, slow, short, there, w), sums.get("missing")
+            return new if old is None else {t: old[t] + a for t, a in new.items()}
+
+        if x.shape[1] == 1 and period > 1 and old is not None:
+            # Most single tokens are not corrected.
+            found = ops.cond(
+                ops.any(there),
+                lambda: missing(self.unembedding.fixed_gradient(features, labels)[0]),
+                lambda: old,
+            )
+            if wants_loss:
+                return found, self.unembedding.cross_entropy(features, labels, head), head
+            return found, None, head
+        exact, loss, head = self._exact(features, labels, places, first, head, wants_loss)
+        return missing(exact), loss, head
 
     def _exact(self, features, labels, places, first, head, wants_loss):
         """Return the exact gradients of tokens at places, the loss of all if wanted, and the head.
 
         Where it can be the logits of both are the same ones.
         """
-        period, length, loss = self.exact_every, features.shape[1], None
+        period, length, loss = self.exact_every or 1, features.shape[1], None
         both = self.unembedding.cross_entropy_and_gradient
         aligned = first is None and length is not None and length % period == 0
         if wants_loss and (period == 1 or aligned):
             loss, exact, head = both(features, labels, period, head)
         else:
-            chosen = gather_rows(features, places), gather_rows(labels, places)
-            exact, _ = self.unembedding.fixed_gradient(*chosen, head)
+            chosen, wanted = gather_rows(features, places), gather_rows(labels, places)
+            exact, _ = self.unembedding.fixed_gradient(chosen, wanted, head)
             if wants_loss:
                 loss, _, head = both(features, labels, None, head)
         return exact, loss, head

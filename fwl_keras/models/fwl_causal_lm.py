@@ -29,8 +29,9 @@ class FWLCausalLM(Learner, Writer):
 
     `loss` is the mean negative log-likelihood in nats per token plus the layers' own losses,
     `perplexity` its exponential without them. `adaptation_gain` is what the fast weights gain, in
-    nats per token, over the weights their segment began with; `evaluate` also reports
-    `total_gain`, over the trained weights. Both are diagnostics: an improvement over a model
+    nats per token, over the weights their segment began with (with a coarse inner loss: over that
+    loss, which is one of fewer classes); `evaluate` also reports `total_gain`, over the trained
+    weights. Both are diagnostics: an improvement over a model
     without fast weights is measured against one trained with `use_fast_weights=False`.
 
     Args:
