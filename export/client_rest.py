@@ -32,7 +32,7 @@ def call(url: str, signature: str, inputs: dict) -> dict:
 
 def state_of(outputs: dict) -> dict:
     """Return the entries of an answer that a session goes on with."""
-    names = ("anchor_", "running_", "pending_", "position")
+    names = ("anchor_", "running_", "missing_", "pending_", "position")
     return {name: value for name, value in outputs.items() if name.startswith(names)}
 
 

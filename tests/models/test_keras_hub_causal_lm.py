@@ -126,6 +126,22 @@ def test_a_preset_holds_everything(make, what, tmp_path):
     assert len(loaded.variables) == len({id(v) for v in loaded.variables})
 
 
+@pytest.mark.slow
+def test_a_coarse_block_begins_with_clusters_and_is_part_of_a_preset(tmp_path):
+    causal_lm = gemma()
+    lm = from_causal_lm(causal_lm, segment_length=5, inner_loss="coarse", codebook_size=4)
+    embeddings = np.asarray(causal_lm.backbone.token_embedding.embeddings)
+    means = np.asarray(lm.block.codebook.vectors)
+    nearest = np.linalg.norm(embeddings[:, None] - means, axis=-1).argmin(axis=1)
+    sizes = np.bincount(nearest, minlength=4)
+    np.testing.assert_allclose(np.exp(lm.block.codebook.bias), sizes, rtol=1e-4)
+    ids = ids_below(12, 2, 11)
+    lm.save_to_preset(tmp_path / "preset")
+    loaded = from_preset(tmp_path / "preset")
+    assert loaded.block.inner_loss == "coarse"
+    np.testing.assert_allclose(logits_of(loaded, ids), logits_of(lm, ids), atol=1e-5)
+
+
 def test_kerashub_reads_its_own_part(tmp_path):
     causal_lm = gpt2()
     lm = fine_tuned(causal_lm, "all")

@@ -19,6 +19,11 @@ OPTIONS = ServingOptions(max_tokens=96, max_new_tokens=40)
 # The second takes as long as the first again.
 BODIES = ("recurrent", pytest.param("gemma", marks=pytest.mark.slow))
 each_body = pytest.mark.parametrize("kind", BODIES)
+# The first with another inner loss, whose state has more in it.
+COARSE = {"inner_loss": "coarse", "codebook_size": 8, "exact_every": 2}
+each_kind = pytest.mark.parametrize(
+    "kind", (*BODIES, pytest.param("coarse", marks=pytest.mark.slow))
+)
 SIGNATURES = (
     "score",
     "score_tokens",
@@ -55,13 +60,13 @@ def served_model(kind, **settings):
     """A model whose steps are large, so that one too many or too few shows.
 
     Args:
-        kind: of the body.
+        kind: of the body, or "coarse".
         **settings: more arguments of the block.
     """
     keras.utils.set_random_seed(5)
     tokenizer = SentencePieceTokenizer.train(CORPUS, 340)
     vocab_size = tokenizer.vocab_size
-    if kind == "recurrent":
+    if kind != "gemma":
         embedding = keras.layers.Embedding(vocab_size, WIDTH)
         body = RecurrentBackbone([embedding, keras.layers.LSTM(WIDTH), keras.layers.GRU(WIDTH)])
     else:
@@ -75,6 +80,8 @@ def served_model(kind, **settings):
             intermediate_dim=16,
         )
     settings = {"segment_length": SEGMENT, "initial_step_size": 0.3, **settings}
+    if kind == "coarse":
+        settings |= COARSE
     block = FWLBlock(WIDTH, vocab_size, **settings)
     preprocessor = TextPreprocessor(tokenizer)
     lm = FWLCausalLM(body, block, preprocessor=preprocessor, context_length=CONTEXT)
@@ -153,7 +160,7 @@ class Served:
     @staticmethod
     def state_of(outputs):
         """The entries of a state among an answer's."""
-        begins = ("anchor_", "running_", "pending_", "position")
+        begins = ("anchor_", "running_", "missing_", "pending_", "position")
         return {key: value for key, value in outputs.items() if key.startswith(begins)}
 
 

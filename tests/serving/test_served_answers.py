@@ -3,7 +3,7 @@
 import keras_hub
 import numpy as np
 import pytest
-from served_models import TEXTS, assert_same_state, each_body, token_inputs
+from served_models import TEXTS, assert_same_state, each_body, each_kind, token_inputs
 
 
 def assert_same_scores(outputs, expected, first):
@@ -23,7 +23,7 @@ def assert_same_scores(outputs, expected, first):
     assert (outputs["message"] == b"").all()
 
 
-@each_body
+@each_kind
 def test_texts_are_scored_as_by_the_model(served, models, kind):
     outputs = served(kind)("score", text=TEXTS)
     expected = models(kind).score(TEXTS)
@@ -45,7 +45,7 @@ def test_token_ids_are_scored_as_by_the_model(served, models, kind):
     assert_same_scores(outputs, expected, [0] * 4)
 
 
-@each_body
+@each_kind
 def test_a_text_is_read_and_another_scored_as_by_the_model(served, models, kind):
     lm, served = models(kind), served(kind)
     # The last row stays fresh.
@@ -116,7 +116,7 @@ def test_texts_are_written_as_by_the_model(served, models, kind):
     assert len(set(outputs["token_count"].tolist())) > 3
 
 
-@each_body
+@each_kind
 @pytest.mark.slow
 def test_a_text_is_written_on_from_a_state_as_by_the_model(served, models, kind):
     lm, served = models(kind), served(kind)
