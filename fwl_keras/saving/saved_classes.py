@@ -2,6 +2,7 @@
 
 # No other module of the package is imported because a file names it.
 SAVED_CLASSES = {
+    "fwl_keras.layers.codebook": ("Codebook",),
     "fwl_keras.layers.fast_dense": ("FastDense",),
     "fwl_keras.layers.fast_layer_normalization": ("FastLayerNormalization",),
     "fwl_keras.layers.fwl_block": ("FWLBlock",),

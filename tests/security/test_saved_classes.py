@@ -12,7 +12,14 @@ from attacks import WIDTH, V, small_model
 import fwl_keras
 from fwl_keras.backbones import RecurrentBackbone
 from fwl_keras.data import SentencePieceTokenizer
-from fwl_keras.layers import FastDense, FastLayerNormalization, FWLBlock, SquaredReLU, Unembedding
+from fwl_keras.layers import (
+    Codebook,
+    FastDense,
+    FastLayerNormalization,
+    FWLBlock,
+    SquaredReLU,
+    Unembedding,
+)
 from fwl_keras.models import Perplexity, TextPreprocessor
 from fwl_keras.saving import SAVED_CLASSES, check_config
 
@@ -43,6 +50,7 @@ def preprocessor():
 OBJECTS = {
     "FWLCausalLM": small_model,
     "FWLBlock": lambda: FWLBlock(WIDTH, V, kernel_initializer="he_normal"),
+    "Codebook": lambda: Codebook(3),
     "Unembedding": lambda: Unembedding(V, layer=keras.layers.Dense(V)),
     "FastDense": lambda: FastDense(3, kernel_initializer=keras.initializers.RandomNormal(0, 0.1)),
     "FastLayerNormalization": FastLayerNormalization,
