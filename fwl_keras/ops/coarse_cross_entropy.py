@@ -43,8 +43,8 @@ def coarse_cross_entropy_gradient(
     """
     vectors = {"features": (features, "...S"), "target": (target, "...S")}
     require_shapes(**vectors, codebook=(codebook, "KS"), bias=(bias, "K"))
-    require_same_leading(features, target_bias=target_bias, weights=weights)
-    require_same_leading(target, weights=weights)
+    each = {"target": target[..., 0], "target_bias": target_bias, "weights": weights}
+    require_same_leading(features, **each)
     dtype = features.dtype
     codebook, target = ops.cast(codebook, dtype), ops.cast(target, "float32")
     logits = ops.cast(ops.matmul(features, ops.transpose(codebook)), "float32") + bias

@@ -77,7 +77,13 @@ def test_a_label_that_is_expected_moves_nothing(data):
 
 @pytest.mark.parametrize(
     ("index", "shape", "name"),
-    [(1, (N, 3), "target"), (3, (K, 3), "codebook"), (4, (4,), "bias"), (2, (3,), "target_bias")],
+    [
+        (1, (N, 3), "target"),
+        (1, (3, S), "target"),
+        (3, (K, 3), "codebook"),
+        (4, (4,), "bias"),
+        (2, (3,), "target_bias"),
+    ],
 )
 def test_shapes_that_do_not_fit(data, index, shape, name):
     drawn, weights = data
