@@ -541,27 +541,23 @@ class FWLBlock(keras.layers.Layer):
 
     def _fast_pass(self, x, slow, gn, takes_step, adapted, running, chunk):
         """Return features with the steps of all earlier tokens, (8) to (15), and the sums."""
-        w, unread = adapted
-        a1, _, statistics = slow
-        at_project, r = unread["project"], self.activation.slow(a1)
-        g2 = self.normalization.gradient(w["normalization"], gn, statistics)
-        gr = self.project.gradient(w["project"], g2, *at_project)
-        g1 = self.activation.gradient(a1, gr)
-
-        # Where no step is taken neither factor of the step may be anything but a number.
-        def safe(a):
-            return ops.where(takes_step, ops.cast(a, "float32"), 0.0)
-
-        new = {}
-        g1, g2 = safe(g1), safe(g2)
+        (w, unread), new = adapted, {}
+        keys, values = self._factors(x, slow, gn, takes_step, adapted)
         a1, new["expand"] = self.expand.fast(
-            a1, ops.cast(x, "float32"), safe(x), g1, running["expand"], chunk
+            slow[0],
+            ops.cast(x, "float32"),
+            keys["expand"],
+            values["expand"],
+            running["expand"],
+            chunk,
         )
-        fast_r = self.activation.fast(a1)
-        a2 = self.project.slow(w["project"], fast_r, *at_project)
-        a2, new["project"] = self.project.fast(a2, fast_r, safe(r), g2, running["project"], chunk)
+        r = self.activation.fast(a1)
+        a2 = self.project.slow(w["project"], r, *unread["project"])
+        a2, new["project"] = self.project.fast(
+            a2, r, keys["project"], values["project"], running["project"], chunk
+        )
         n, new["normalization"] = self.normalization.fast(
-            w["normalization"], a2, safe(statistics[0]), gn, running["normalization"], chunk
+            w["normalization"], a2, keys["normalization"], gn, running["normalization"], chunk
         )
         return self._skip(x, n), of_block(new)
 
@@ -607,8 +603,8 @@ class FWLBlock(keras.layers.Layer):
         x, slow, gradient, columns = told
         features, labels, weights = read
         period, old = self.exact_every or 1, sums.get("missing")
-        first_ = ops.zeros((ops.shape(x)[0],), "int32") if first is None else first
-        places, there = places_of_every(period, first_, ops.shape(x)[1])
+        position = ops.zeros((ops.shape(x)[0],), "int32") if first is None else first
+        places, there = places_of_every(period, position, ops.shape(x)[1])
         there = ops.logical_and(there, ops.not_equal(gather_rows(weights, places), 0))
 
         def missing(exact):
@@ -625,7 +621,7 @@ class FWLBlock(keras.layers.Layer):
             # Most single tokens are not corrected.
             found = ops.cond(
                 ops.any(there),
-                lambda: missing(self.unembedding.fixed_gradient(features, labels)[0]),
+                lambda: missing(self.unembedding.fixed_gradient(features, labels)),
                 lambda: old,
             )
             if wants_loss:
@@ -646,7 +642,7 @@ class FWLBlock(keras.layers.Layer):
             loss, exact, head = both(features, labels, period, head)
         else:
             chosen, wanted = gather_rows(features, places), gather_rows(labels, places)
-            exact, _ = self.unembedding.fixed_gradient(chosen, wanted, head)
+            exact = self.unembedding.fixed_gradient(chosen, wanted, head)
             if wants_loss:
                 loss, _, head = both(features, labels, None, head)
         return exact, loss, head
@@ -661,23 +657,25 @@ class FWLBlock(keras.layers.Layer):
         return ops.where(there[..., None], short, 0.0)
 
     def _sums(self, x, slow, gn, takes_step, adapted):
-        """Return the sums of the steps that follow a gradient, (8), (9) and the sums in (10)."""
+        """Return the sums of the steps that follow a gradient, as in (10)."""
+        keys, values = self._factors(x, slow, gn, takes_step[..., None], adapted)
+        return of_block({t: getattr(self, t).step(keys[t], values[t]) for t in keys})
+
+    def _factors(self, x, slow, gn, takes_step, adapted):
+        """Return what steps are products of, (8) and (9), by layer: its inputs, and gradients."""
         w, unread = adapted
         a1, _, statistics = slow
-        r = self.activation.slow(a1)
         g2 = self.normalization.gradient(w["normalization"], gn, statistics)
         gr = self.project.gradient(w["project"], g2, *unread["project"])
         g1 = self.activation.gradient(a1, gr)
 
+        # Where no step is taken neither factor of the step may be anything but a number.
         def safe(a):
-            return ops.where(takes_step[..., None], ops.cast(a, "float32"), 0.0)
+            return ops.where(takes_step, ops.cast(a, "float32"), 0.0)
 
-        new = {
-            "expand": self.expand.step(safe(x), safe(g1)),
-            "project": self.project.step(safe(r), safe(g2)),
-            "normalization": self.normalization.step(safe(statistics[0]), gn),
-        }
-        return of_block(new)
+        r, normalized = self.activation.slow(a1), statistics[0]
+        keys = {"expand": safe(x), "project": safe(r), "normalization": safe(normalized)}
+        return keys, {"expand": safe(g1), "project": safe(g2), "normalization": gn}
 
     def _decays(self):
         """Return the decays by fast weight as they are now, computed once."""

@@ -198,7 +198,7 @@ class Unembedding(keras.layers.Layer):
         return gradient, loss, None if head is None else passed
 
     def fixed_gradient(self, features, labels, head=None):
-        """Return what `gradient` does for weights of 1, but nothing flows back to anything.
+        """Return the gradient that `gradient` does for weights of 1, as a constant.
 
         Args:
             features: tensor [..., S] in the compute dtype.

@@ -255,8 +255,8 @@ def cross_entropy_gradient_of_head(
 
 def fixed_gradient_of_head(
     features, head: Head, labels, soft_cap=None, block_length=None
-) -> tuple[Tensor, Tensor]:
-    """Do as `cross_entropy_gradient` with weights of 1, and a kernel that has been cut.
+) -> Tensor:
+    """Return the gradient (7) for weights of 1, with a kernel that has been cut.
 
     Nothing flows back to anything. Labels other than ids count as 0.
     """
@@ -268,9 +268,8 @@ def fixed_gradient_of_head(
     )
     pieces = pieces_of(features, kernels, biases, soft_cap)
     block_length = block_length or default_block_length(head)
-    gradient, _, nll, _ = _value(features, labels, kernel, pieces, block_length, soft_cap)
-    gradient = ops.reshape(gradient, (*shape, ops.shape(gradient)[-1]))
-    return gradient, ops.reshape(nll, shape)
+    gradient, *_ = _value(features, labels, kernel, pieces, block_length, soft_cap)
+    return ops.reshape(gradient, (*shape, ops.shape(gradient)[-1]))
 
 
 def _loss(features, labels, kernel, pieces, block_length, soft_cap):

@@ -166,7 +166,7 @@ def test_calls_that_pass_the_head_on_share_its_gradient(data, pieces, with_bias)
     )
     np.testing.assert_allclose(exact, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        fixed_gradient_of_head(features, head, labels)[0], expected, rtol=1e-4, atol=1e-5
+        fixed_gradient_of_head(features, head, labels), expected, rtol=1e-4, atol=1e-5
     )
 
 
